@@ -1,0 +1,36 @@
+"""The command `vsd`: LightningCLI with interpolation across files, and input errors in one line."""
+
+import logging
+import sys
+import warnings
+
+import jsonargparse
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningCLI
+
+from vsd.errors import InputError
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs `vsd fit|validate|test|predict --config FILE ...`; exits with 2 and one line when an input is wrong."""
+    quiet()
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        LightningCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            args=args,
+        )
+    except InputError as error:
+        print(f"vsd: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def quiet() -> None:
+    """Silences advice that no user of this program can act on."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg.lower() and "litmodels" not in record.msg.lower())
+    warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")

@@ -1,0 +1,31 @@
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["WANDB_MODE"] = "offline"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A cache folder of the test session, set as VSD_CACHE."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["VSD_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untrained_prior(tmp_path_factory):
+    """Folder of a toybox prior with random weights, at full size."""
+    from datamodules.toybox.captions import VOCABULARY
+    from vsd.toybox.architecture import untrained_pipeline
+
+    folder = tmp_path_factory.mktemp("prior") / "untrained"
+    untrained_pipeline(VOCABULARY).save_pretrained(folder)
+    return folder
