@@ -1,6 +1,7 @@
 """The command `vsd`: LightningCLI with interpolation across files, and input errors in one line."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -25,12 +26,26 @@ def main(args: list[str] | None = None) -> None:
             parser_kwargs={"parser_mode": "omegaconf+"},
             args=args,
         )
-    except InputError as error:
-        print(f"vsd: {error}", file=sys.stderr)
+    except Exception as error:
+        # jsonargparse wraps what a constructor raises in a ValueError of its own.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        print(f"vsd: {cause}", file=sys.stderr)
         sys.exit(2)
 
 
 def quiet() -> None:
     """Silences advice that no user of this program can act on."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg.lower() and "litmodels" not in record.msg.lower())
-    warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
+    for message in ("The '.*_dataloader' does not have many workers", ".*isinstance.treespec, LeafSpec", "You.re using the WeightAveraging callback with"):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in str(record.msg).lower() and "litmodels" not in str(record.msg).lower()
+    )
+
+
+if __name__ == "__main__":
+    main()

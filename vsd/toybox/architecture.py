@@ -1,6 +1,6 @@
 """The toybox prior's networks, untrained: Stable Diffusion's pipeline classes at a size that a laptop trains.
 
-64 x 64 images, an AutoencoderKL of factor 4 with 4 latent channels, a UNet2DConditionModel that also adds the pooled
+64 x 64 images, an AutoencoderKL of factor 4 with 8 latent channels, a UNet2DConditionModel that also adds the pooled
 text to its time embedding, CLIP towers with a word-level vocabulary. The text tower's pooled output and the image
 tower's projection live in one space of WIDTH dimensions.
 """
@@ -21,6 +21,7 @@ from transformers import (
 )
 
 SIZE = 64
+LATENT_CHANNELS = 8  # four, as in Stable Diffusion, blur the toybox's hard edges
 WIDTH = 128
 PROMPT_TOKENS = 16
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.-'\""
@@ -90,9 +91,9 @@ def _autoencoder() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 48, 80),
+        block_out_channels=(32, 48, 80),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=2,  # few: the mean that a group's normalisation hides is the picture's colour
         sample_size=SIZE,
         mid_block_add_attention=False,
@@ -102,6 +103,8 @@ def _autoencoder() -> AutoencoderKL:
 def _unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(48, 96, 128),

