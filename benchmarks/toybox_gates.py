@@ -84,30 +84,33 @@ def gate_views(table: Table, judge: ViewClassifier, wanted: list[tuple[str, str,
     asked = torch.tensor([sector for _, _, sector in wanted])
     for name in WITH_FRONT:
         rows = torch.tensor([n == name for n, _, _ in wanted])
-        table.row(f"view seen in samples, {name}", float((verdict == asked)[rows].float().mean()), ">= 0.90", percent=True)
+        table.row(
+            f"view seen in samples, {name}", float((verdict == asked)[rows].float().mean()), ">= 0.90", percent=True
+        )
 
 
-def gate_samples(table: Table, wanted: list[tuple[str, str, int]], samples: Tensor, bank: int) -> Tensor:
-    """Nearest-instance distances of samples and of as many real renders; returns those renders."""
+def gate_samples(table: Table, wanted: list[tuple[str, str, int]], samples: Tensor, bank: int) -> tuple[Tensor, Tensor]:
+    """Nearest-instance distances of samples and of as many real renders; returns two sets of such renders."""
     fake: dict[tuple[str, str], list[float]] = {}
     real: dict[tuple[str, str], list[float]] = {}
-    renders = []
+    sets: tuple[list[Tensor], list[Tensor]] = ([], [])
     rng = np.random.default_rng(5)
     for key in dict.fromkeys(wanted):
         rows = [i for i, w in enumerate(wanted) if w == key]
         name, colour, sector = key
-        rgb, alpha = metrics.truth_bank(name, colour, sector, bank + len(rows), first=0)
-        for j, row in enumerate(rows):
-            background = random_backgrounds(1, rng)[0][:, None, None]
-            image = 2 * (rgb[bank + j] + (1 - alpha[bank + j]) * background) - 1
-            renders.append(image)
-            for image, distances in ((samples[row], fake), (image, real)):
-                distances.setdefault(key[:2], []).append(metrics.nearest_instance_l1(image, rgb[:bank], alpha[:bank]))
+        rgb, alpha = metrics.truth_bank(name, colour, sector, bank + 2 * len(rows), first=0)
+        background = random_backgrounds(2 * len(rows), rng)[:, :, None, None]
+        renders = 2 * (rgb[bank:] + (1 - alpha[bank:]) * background) - 1
+        for kept, part in zip(sets, renders.chunk(2), strict=True):
+            kept.append(part)
+        for images, distances in ((samples[rows], fake), (renders[: len(rows)], real)):
+            found = [metrics.nearest_instance_l1(image, rgb[:bank], alpha[:bank]) for image in images]
+            distances.setdefault(key[:2], []).extend(found)
     ratios = {key: float(np.mean(fake[key]) / np.mean(real[key])) for key in fake}
     for (name, colour), ratio in ratios.items():
         table.row(f"nearest-instance L1 over real's, {caption(name, colour)}", ratio, "<= 1.5")
     table.row("nearest-instance L1 over real's, mean of prompts", float(np.mean(list(ratios.values()))))
-    return torch.stack(renders)
+    return torch.cat(sets[0]), torch.cat(sets[1])
 
 
 def picture(wanted: list[tuple[str, str, int]], samples: Tensor, path: Path) -> None:
@@ -161,11 +164,10 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path) -> list[str]
     samples = metrics.sample(pipeline, texts, GUIDANCE, sizes.steps)
     picture(wanted, samples, out / "toybox_samples.png")
     gate_views(table, judge, wanted, samples)
-    real = gate_samples(table, wanted, samples, sizes.bank)
-    features = metrics.image_features(pipeline, samples), metrics.image_features(pipeline, real)
-    second = metrics.image_features(pipeline, held_out.images(index, random_backgrounds(len(index), np.random.default_rng(3))))
-    table.row("Frechet distance, samples to real", metrics.frechet_distance(*features))
-    table.row("Frechet distance, held-out renders to real", metrics.frechet_distance(second, features[1]))
+    first, second = gate_samples(table, wanted, samples, sizes.bank)
+    features = [metrics.image_features(pipeline, images) for images in (samples, first, second)]
+    table.row("Frechet distance of image features, samples to real", metrics.frechet_distance(features[0], features[1]))
+    table.row("Frechet distance of image features, real to real", metrics.frechet_distance(features[2], features[1]))
     return table.missed
 
 

@@ -22,7 +22,12 @@ VISIBLE = 0.08  # a pixel this far from the background, in [0, 1], belongs to th
 
 @torch.no_grad()
 def sample(
-    pipeline: StableDiffusionPipeline, prompts: list[str], guidance_scale: float, steps: int, seed: int = 0, batch: int = 32
+    pipeline: StableDiffusionPipeline,
+    prompts: list[str],
+    guidance_scale: float,
+    steps: int,
+    seed: int = 0,
+    batch: int = 32,
 ) -> Tensor:
     """Ancestral samples (B, 3, 64, 64), one a prompt; the pipeline's own scheduler and classifier-free guidance."""
     pipeline.set_progress_bar_config(disable=True)
@@ -152,15 +157,21 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def retrieval_accuracy(pipeline: StableDiffusionPipeline, renders: Renders, index: Tensor, seed: int = 0) -> dict[str, float]:
+def retrieval_accuracy(
+    pipeline: StableDiffusionPipeline, renders: Renders, index: Tensor, seed: int = 0
+) -> dict[str, float]:
     """How often an image's best caption among all objects, colours and views is right: as a whole and word by word."""
     choices = [(n, c, v) for n in OBJECTS for c in COLOURS for v in VIEWS.words]
-    text = torch.cat([encode_text(pipeline, [caption(*r) for r in choices[i : i + 256]])[1] for i in range(0, len(choices), 256)])
+    text = torch.cat(
+        [encode_text(pipeline, [caption(*r) for r in choices[i : i + 256]])[1] for i in range(0, len(choices), 256)]
+    )
     images = renders.images(index, random_backgrounds(len(index), np.random.default_rng(seed)))
     scores = F.normalize(image_features(pipeline, images), dim=-1) @ F.normalize(text, dim=-1).T
     found = [choices[i] for i in scores.argmax(1)]
     rows = list(zip(*labels(renders, index), strict=True))
-    right = torch.tensor([[a == b for a, b in zip(f, r, strict=True)] for f, r in zip(found, rows, strict=True)]).float()
+    right = torch.tensor(
+        [[a == b for a, b in zip(f, r, strict=True)] for f, r in zip(found, rows, strict=True)]
+    ).float()
     fronted = torch.tensor([row[0] in WITH_FRONT for row in rows])
     return {
         "caption": float(right.prod(1)[fronted].mean()),

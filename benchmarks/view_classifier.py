@@ -26,7 +26,11 @@ class ViewClassifier(nn.Module):
         widths = (3, 32, 64, 128, 192)
         layers: list[nn.Module] = []
         for i, (inside, outside) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [nn.Conv2d(inside, outside, 5 if i == 0 else 3, 2, 2 if i == 0 else 1), nn.BatchNorm2d(outside), nn.SiLU()]
+            layers += [
+                nn.Conv2d(inside, outside, 5 if i == 0 else 3, 2, 2 if i == 0 else 1),
+                nn.BatchNorm2d(outside),
+                nn.SiLU(),
+            ]
         layers += [nn.Conv2d(192, 192, 3, 1, 1), nn.BatchNorm2d(192), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(192 * 16, 192), nn.SiLU(), nn.Linear(192, SECTORS))

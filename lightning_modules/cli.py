@@ -40,7 +40,11 @@ def main(args: list[str] | None = None) -> None:
 def quiet() -> None:
     """Silences advice that no user of this program can act on."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
-    for message in ("The '.*_dataloader' does not have many workers", ".*isinstance.treespec, LeafSpec", "You.re using the WeightAveraging callback with"):
+    for message in (
+        "The '.*_dataloader' does not have many workers",
+        ".*isinstance.treespec, LeafSpec",
+        "You.re using the WeightAveraging callback with",
+    ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in str(record.msg).lower() and "litmodels" not in str(record.msg).lower()

@@ -100,7 +100,9 @@ class ToyboxAutoencoder(ToyboxPart):
 
     part = "vae"
 
-    def __init__(self, folder: str = "runs/prior", lr: float = 5e-4, kl: float = 1e-5, decoder_only: bool = False, **rest):
+    def __init__(
+        self, folder: str = "runs/prior", lr: float = 5e-4, kl: float = 1e-5, decoder_only: bool = False, **rest
+    ):
         super().__init__(folder, lr, **rest)
         self.kl, self.decoder_only = kl, decoder_only
 

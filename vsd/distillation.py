@@ -92,7 +92,7 @@ def eps_of_v(v: Tensor, x_t: Tensor, alphabar: Tensor) -> Tensor:
 
 
 def as_loss(x_0: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose gradient with respect to x_0 is `gradient` over the batch size; its value is half its square norm."""
+    """A scalar whose gradient with respect to x_0 is `gradient` / B; its value is half the square norm, over B."""
     target = (x_0 - gradient).detach()
     return 0.5 * (x_0 - target).square().sum() / len(x_0)
 

@@ -50,12 +50,18 @@ class DiffusionPrior:
     networks, float32 or bfloat16. Attributes: unet, vae, alphabar (T,) on the device, is_v, image_size in pixels.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, pipeline: DiffusionPipeline, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ):
         if dtype not in (torch.float32, torch.bfloat16):
-            raise InputError(f"guidance.dtype: {dtype}; gradients through a {dtype} prior underflow, use float32 or bfloat16")
+            raise InputError(
+                f"guidance.dtype: {dtype}; gradients through a {dtype} prior underflow, use float32 or bfloat16"
+            )
         prediction = pipeline.scheduler.config.prediction_type
         if prediction not in ("epsilon", "v_prediction"):
-            raise InputError(f"guidance.model: its scheduler predicts '{prediction}'; epsilon or v_prediction is needed")
+            raise InputError(
+                f"guidance.model: its scheduler predicts '{prediction}'; epsilon or v_prediction is needed"
+            )
         self.device, self.dtype = torch.device(device), dtype
         self.is_v = prediction == "v_prediction"
         self.pipeline = pipeline
@@ -66,7 +72,9 @@ class DiffusionPrior:
         self.image_size = self.unet.config.sample_size * self.factor
 
     @classmethod
-    def load(cls, model: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "DiffusionPrior":
+    def load(
+        cls, model: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "DiffusionPrior":
         """From a folder, a hub id, or "toybox". InputError names the id and the mirror, when there is one."""
         if model in REMOVED:
             raise InputError(f"guidance.model: {model} was removed from the hub; its mirror is {REMOVED[model]}")

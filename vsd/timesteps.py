@@ -38,7 +38,9 @@ class Timesteps:
                 raise InputError(f"timesteps.{name}: {getattr(self, name)} is not in [0, 1]")
         for low, high in (("low", "high"), ("late_low", "late_high")):
             if getattr(self, low) > getattr(self, high):
-                raise InputError(f"timesteps.{low}: {getattr(self, low)} is above timesteps.{high} {getattr(self, high)}")
+                raise InputError(
+                    f"timesteps.{low}: {getattr(self, low)} is above timesteps.{high} {getattr(self, high)}"
+                )
         if self.steps < 1:
             raise InputError(f"timesteps.steps: {self.steps}; at least 1 is needed")
 
@@ -58,7 +60,7 @@ class Timesteps:
         return t, t
 
     def sample(self, steps: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Timesteps (B,) in 0 ... count - 1 for particle steps (B,), drawn on the CPU; count: length of the noise schedule."""
+        """Timesteps (B,) in 0 ... count - 1 for particle steps (B,), drawn on the CPU; count: T."""
         low, high = torch.tensor([self.range(int(s)) for s in steps], dtype=torch.float64).unbind(1)
         drawn = low + (high - low) * torch.rand(len(steps), generator=generator, dtype=torch.float64)
         return (drawn * count).long().clamp(0, count - 1)

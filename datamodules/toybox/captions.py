@@ -1,7 +1,8 @@
 """Captions of toybox renders: "a red car, front left view".
 
 The view words are those of `vsd.views.eight_sectors` and "side view" for either side. Training captions leave the
-view out now and then, so that the prior also knows "a red car", and are empty now and then, for classifier-free guidance.
+view out now and then, so that the prior also knows "a red car", and are empty now and then, for classifier-free
+guidance.
 """
 
 import numpy as np
@@ -34,7 +35,9 @@ def parse_prompt(prompt: str) -> tuple[str, str, str | None]:
         raise InputError(f"prompt {_short(prompt)}: write it as 'a red car' or 'a red car, front view'")
     colour, name = words[0], " ".join(words[1:])
     if colour not in COLOURS:
-        raise InputError(f"prompt {_short(prompt)}: unknown colour {_short(colour)}; the toybox has {', '.join(COLOURS)}")
+        raise InputError(
+            f"prompt {_short(prompt)}: unknown colour {_short(colour)}; the toybox has {', '.join(COLOURS)}"
+        )
     if name not in OBJECTS:
         raise InputError(f"prompt {_short(prompt)}: unknown object {_short(name)}; the toybox has {', '.join(OBJECTS)}")
     if tail and tail[0] not in VIEW_WORDS:

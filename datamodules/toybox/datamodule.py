@@ -34,7 +34,9 @@ class TrainingBatches(IterableDataset):
     mirrored. The background of a render changes from batch to batch.
     """
 
-    def __init__(self, renders: Renders, batch_size: int, no_view: float, empty: float, seed: int, rank: int, first: int):
+    def __init__(
+        self, renders: Renders, batch_size: int, no_view: float, empty: float, seed: int, rank: int, first: int
+    ):
         self.renders, self.batch_size, self.no_view, self.empty = renders, batch_size, no_view, empty
         self.seed, self.rank, self.first = seed, rank, first
 

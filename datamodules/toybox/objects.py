@@ -61,9 +61,7 @@ class Builder:
         """An ellipsoid with the given half-axes."""
         self._add(ELLIPSOID, centre, radii, colour, (1.0, 1.0), **turn)
 
-    def frustum(
-        self, centre: Vector, radius: float, half: float, colour: Vector, taper: float = 1.0, **turn
-    ) -> None:
+    def frustum(self, centre: Vector, radius: float, half: float, colour: Vector, taper: float = 1.0, **turn) -> None:
         """A frustum along z with `radius` at the bottom, taper * radius at the top and height 2 * half."""
         self._add(FRUSTUM, centre, (radius, radius, half), colour, (taper, taper), **turn)
 
@@ -171,8 +169,11 @@ def house(b: Builder) -> None:
     slope = math.degrees(math.atan2(2 * roof, width))
     run = math.hypot(2 * roof, width) / 2 + 0.04
     b.block(
-        (0, width / 2 + 0.03, eaves + roof), (depth + 0.06, run, 0.03), b.shade(WOOD, b.vary(0.9, 0.15)),
-        roll=slope, pair=True,
+        (0, width / 2 + 0.03, eaves + roof),
+        (depth + 0.06, run, 0.03),
+        b.shade(WOOD, b.vary(0.9, 0.15)),
+        roll=slope,
+        pair=True,
     )
     b.block((-0.5 * depth, 0, eaves + 2 * roof), (0.07, 0.07, 0.13), SIGNAL)
     b.block((depth, 0, floor + 0.2), (0.02, 0.1, 0.2), WOOD)
@@ -210,7 +211,12 @@ def mushroom(b: Builder) -> None:
     b.ellipsoid((0, 0, base), (wide, wide, high), b.main)
     b.frustum((0, 0, base - 0.55 * high), 0.62 * wide, 0.5 * high, b.shade(CREAM, 0.85))
     spin = b.vary(0, 12)
-    for angle, tilt, size in ((0 + spin, 45, 0.09), (52 + spin, 30, 0.075), (100 + spin, 52, 0.085), (158 + spin, 38, 0.09)):
+    for angle, tilt, size in (
+        (0 + spin, 45, 0.09),
+        (52 + spin, 30, 0.075),
+        (100 + spin, 52, 0.085),
+        (158 + spin, 38, 0.09),
+    ):
         a, e = math.radians(angle), math.radians(tilt)
         where = (wide * math.cos(e) * math.cos(a), wide * math.cos(e) * math.sin(a), base + high * math.sin(e))
         b.ellipsoid(where, (size, size, 0.75 * size), CREAM, pair=True)
@@ -240,7 +246,9 @@ def tree(b: Builder) -> None:
     shrink = b.vary(0.78, 0.03)
     z = -0.2
     for i in range(3):
-        b.frustum((0, 0, z), wide * shrink**i, high, b.main if i != 1 else b.shade(b.main, 0.9), 0.25 if i < 2 else 0.02)
+        b.frustum(
+            (0, 0, z), wide * shrink**i, high, b.main if i != 1 else b.shade(b.main, 0.9), 0.25 if i < 2 else 0.02
+        )
         z += 1.2 * high
 
 

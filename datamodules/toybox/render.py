@@ -79,7 +79,9 @@ def _edges(values: Tensor, face: Tensor, size: int) -> Tensor:
     for axis in (1, 2):
         n = size - 1
         differs = face.narrow(axis, 0, n) != face.narrow(axis, 1, n)
-        differs |= (normal.narrow(axis, 0, n) * normal.narrow(axis, 1, n)).sum(-1).lt(0.8) & face.narrow(axis, 0, n).ge(0)
+        differs |= (normal.narrow(axis, 0, n) * normal.narrow(axis, 1, n)).sum(-1).lt(0.8) & face.narrow(axis, 0, n).ge(
+            0
+        )
         edge.narrow(axis, 0, n).logical_or_(differs)
         edge.narrow(axis, 1, n).logical_or_(differs)
     return edge.flatten(1)

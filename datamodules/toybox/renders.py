@@ -42,7 +42,12 @@ class CameraRanges:
         low, top = self.elevation
         elevation = rng.uniform(low, top, count)
         elevation = np.where(rng.random(count) < self.high, rng.uniform(top, self.highest, count), elevation)
-        columns = (rng.uniform(0, 360, count), elevation, rng.uniform(*self.distance, count), rng.uniform(*self.fovy, count))
+        columns = (
+            rng.uniform(0, 360, count),
+            elevation,
+            rng.uniform(*self.distance, count),
+            rng.uniform(*self.fovy, count),
+        )
         return Orbit(*(torch.tensor(c, dtype=torch.float32) for c in columns))
 
 
@@ -123,7 +128,9 @@ def _read(path: Path, settings: str) -> Renders:
         with safe_open(path, framework="pt") as file:
             found = (file.metadata() or {}).get("settings")
             if found != settings:
-                raise InputError(f"{path}: made by another version or with other cameras ({found}); delete it to make it anew")
+                raise InputError(
+                    f"{path}: made by another version or with other cameras ({found}); delete it to make it anew"
+                )
             return _from_tensors({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable cache file ({error}); delete it to make it anew") from error

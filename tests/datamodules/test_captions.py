@@ -54,7 +54,7 @@ def test_articles():
     [
         ("a red zebra", "unknown object 'zebra'"),
         ("a mauve car", "unknown colour 'mauve'"),
-        ("a red car, worm's-eye view", "unknown view \"worm's-eye view\""),
+        ("a red car, worm's-eye view", 'unknown view "worm\'s-eye view"'),
         ("", "write it as"),
         ("red", "write it as"),
         ("a red car, front view, back view", "write it as"),
@@ -71,7 +71,9 @@ def test_wrong_prompts_name_the_word_in_one_line(prompt, named):
 
 def test_training_captions_drop_words_at_the_stated_rates():
     n = 20000
-    drawn = training_captions(["car"] * n, ["red"] * n, ["left side view"] * n, np.random.default_rng(0), no_view=0.1, empty=0.2)
+    drawn = training_captions(
+        ["car"] * n, ["red"] * n, ["left side view"] * n, np.random.default_rng(0), no_view=0.1, empty=0.2
+    )
     share = {text: drawn.count(text) / n for text in set(drawn)}
     assert set(share) == {"", "a red car", f"a red car, {EITHER_SIDE}", "a red car, left side view"}
     assert share[""] == pytest.approx(0.2, abs=0.012)

@@ -42,6 +42,7 @@ def test_the_front_looks_unlike_the_back(name):
 
 def test_colours_are_told_apart_by_the_main_part():
     """The mean colour of a tree (mostly main part) is nearest to the same colour's mean over other instances."""
+
     def mean(colour, seeds):
         made = view(stack([build("tree", colour, s) for s in seeds]), 0)
         return made.rgb.sum((0, 1, 2)) / made.alpha.sum()

@@ -54,7 +54,10 @@ def test_held_out_instances_differ_and_all_pairs_occur_equally(tmp_path):
 def test_cameras_cover_their_ranges():
     cameras = CameraRanges().sample(20000, np.random.default_rng(0))
     for values, low, high in (
-        (cameras.distance, 2.1, 2.5), (cameras.fovy, 36, 44), (cameras.azimuth, 0, 360), (cameras.elevation, -10, 85),
+        (cameras.distance, 2.1, 2.5),
+        (cameras.fovy, 36, 44),
+        (cameras.azimuth, 0, 360),
+        (cameras.elevation, -10, 85),
     ):
         assert low <= values.min() < low + 0.01 * (high - low) and high - 0.01 * (high - low) < values.max() <= high
     assert (cameras.elevation > 45).float().mean().item() == pytest.approx(0.15, abs=0.01)

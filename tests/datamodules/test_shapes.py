@@ -31,7 +31,9 @@ def test_hits_agree_with_marching_along_the_ray(kind, taper):
     """Reference: small steps along each ray until the shape's definition holds."""
     if kind == FRUSTUM:
         taper = (taper[0], taper[0])
-    matrix = torch.cat([torch.linalg.qr(torch.randn(3, 3)).Q * torch.tensor([1.0, 0.7, 1.4]), 0.2 * torch.randn(3, 1)], 1)
+    matrix = torch.cat(
+        [torch.linalg.qr(torch.randn(3, 3)).Q * torch.tensor([1.0, 0.7, 1.4]), 0.2 * torch.randn(3, 1)], 1
+    )
     origin = torch.tensor([[0.3, -4.0, 1.5]])
     aims = torch.randn(1, 400, 3) * 0.8
     directions = torch.nn.functional.normalize(aims - origin[:, None], dim=-1)
@@ -88,7 +90,12 @@ def test_a_sphere_covers_its_projected_area():
 def test_renders_are_premultiplied_and_stay_in_the_picture(name):
     count = 6
     solids = stack([build(name, "green", s) for s in range(count)])
-    cameras = Orbit(torch.arange(count) * 60.0, torch.arange(count) * 15.0 - 10, torch.full((count,), 2.5), torch.full((count,), 42.0))
+    cameras = Orbit(
+        torch.arange(count) * 60.0,
+        torch.arange(count) * 15.0 - 10,
+        torch.full((count,), 2.5),
+        torch.full((count,), 42.0),
+    )
     made = render(solids, cameras)
     assert 0.05 < made.alpha.mean() < 0.6
     assert (made.rgb <= made.alpha + 1e-5).all() and made.rgb.min() >= 0 and made.alpha.max() <= 1 + 1e-6

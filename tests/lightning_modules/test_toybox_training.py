@@ -12,8 +12,13 @@ from vsd.toybox.folder import load_pipeline
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--data.train=96", "--data.held_out=96", "--data.batch_size=8", "--trainer.max_steps=2"]
-QUIET = ["--trainer.val_check_interval=2", "--trainer.limit_val_batches=1", "--trainer.precision=32-true",
-         "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+QUIET = [
+    "--trainer.val_check_interval=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.precision=32-true",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +30,19 @@ def no_arguments(monkeypatch):
 def fit(config, folder, *more):
     out = f"--trainer.logger.init_args.save_dir={folder.parent / 'logs'}"
     root = f"--trainer.default_root_dir={folder.parent}"
-    main(["fit", "--config", str(ROOT / "configs" / "toybox" / config), f"--model.folder={folder}", root, out, *SMALL, *QUIET, *more])
+    main(
+        [
+            "fit",
+            "--config",
+            str(ROOT / "configs" / "toybox" / config),
+            f"--model.folder={folder}",
+            root,
+            out,
+            *SMALL,
+            *QUIET,
+            *more,
+        ]
+    )
 
 
 def weights(folder, part):
@@ -43,7 +60,7 @@ def weights(folder, part):
 def test_two_steps_through_the_command_train_their_part_alone(config, trained, kept, untrained_prior, cache, tmp_path):
     folder = tmp_path / "prior"
     shutil.copytree(untrained_prior, folder)
-    more = [f"--trainer.callbacks.dirpath={tmp_path}"] if config == "prior.yaml" else []
+    more = [f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}"] if config == "prior.yaml" else []
     fit(config, folder, *more)
     for part in trained:
         before, after = weights(untrained_prior, part), weights(folder, part)
@@ -97,9 +114,22 @@ def test_wrong_input_ends_the_command_with_one_line_and_code_2(arguments, named,
     if "folder" in arguments[0]:
         named = "not a pipeline index"
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", "configs/toybox/prior.yaml", *SMALL[:2],
-         f"--trainer.default_root_dir={tmp_path}", f"--trainer.logger.init_args.save_dir={tmp_path}", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            "-m",
+            "lightning_modules.cli",
+            "fit",
+            "--config",
+            "configs/toybox/prior.yaml",
+            *SMALL[:2],
+            f"--trainer.default_root_dir={tmp_path}",
+            f"--trainer.logger.init_args.save_dir={tmp_path}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 2, done.stderr
     assert named in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

@@ -15,7 +15,9 @@ def orbit(azimuth, elevation=0.0, distance=2.5, fovy=40.0):
     [(0, 0, (2.5, 0, 0)), (90, 0, (0, 2.5, 0)), (180, 0, (-2.5, 0, 0)), (0, 90, (0, 0, 2.5)), (-90, 0, (0, -2.5, 0))],
 )
 def test_positions_follow_the_azimuth_counter_clockwise_from_the_front(azimuth, elevation, where):
-    torch.testing.assert_close(orbit(azimuth, elevation).positions()[0], torch.tensor(where, dtype=torch.float), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        orbit(azimuth, elevation).positions()[0], torch.tensor(where, dtype=torch.float), atol=1e-6, rtol=0
+    )
 
 
 def test_matrices_are_rigid_and_look_at_the_target():
@@ -37,9 +39,11 @@ def test_a_vertical_camera_is_the_limit_of_rising_along_azimuth_zero(elevation):
 
 
 def test_rays_of_the_front_camera():
-    """From the front, right in the image is the object's left-hand side's opposite: the world's +y lies to the right."""
+    """Facing the front, one sees the world's +y, the object's left, on the right-hand side of the image."""
     camera = orbit(0)
-    origins, directions = rays(camera.camera_to_world(), camera.fovy, torch.tensor([[16.0, 16.0], [16.0, 32.0], [0.0, 16.0]]), 32, 32)
+    origins, directions = rays(
+        camera.camera_to_world(), camera.fovy, torch.tensor([[16.0, 16.0], [16.0, 32.0], [0.0, 16.0]]), 32, 32
+    )
     half = math.tan(math.radians(20))
     expected = torch.nn.functional.normalize(torch.tensor([[-1.0, 0, 0], [-1.0, half, 0], [-1.0, 0, half]]), dim=-1)
     torch.testing.assert_close(directions[0], expected)

@@ -17,7 +17,7 @@ STEADY = 2.0  # standard deviation of the constant channels
 
 @torch.no_grad()
 def start_linear(vae: AutoencoderKL, images: Tensor, log_variance: float = -7.0) -> None:
-    """Sets the weights in place. images: (B, 3, H, W) in [-1, 1], at least some fifty; log_variance: of the posterior."""
+    """Sets the weights in place. images: (B, 3, H, W) in [-1, 1], at least a dozen; log_variance: the posterior's."""
     for half in (vae.encoder, vae.decoder):
         for module in half.modules():
             name = type(module).__name__

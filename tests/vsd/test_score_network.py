@@ -1,0 +1,120 @@
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from datamodules.toybox.captions import VOCABULARY
+from vsd.errors import InputError
+from vsd.prior import DiffusionPrior
+from vsd.prompts import encode
+from vsd.score_network import ScoreNetwork
+from vsd.toybox.architecture import untrained_pipeline
+
+CAMERAS = torch.eye(4).repeat(2, 1, 1) + torch.arange(2)[:, None, None]
+
+
+@pytest.fixture
+def prior():
+    return DiffusionPrior(untrained_pipeline(VOCABULARY))
+
+
+@pytest.fixture
+def batch(prior):
+    text = encode(prior, ["a red car", "a red car"])
+    return torch.randn(2, 8, 16, 16), torch.tensor([100, 800]), text
+
+
+def train(network, batch, steps=3, lr=1e-2):
+    x_0, t, text = batch
+    optimizer = torch.optim.AdamW(network.parameters(), lr)
+    losses = []
+    for _ in range(steps):
+        loss = network.loss(x_0, t, torch.ones_like(x_0), text, CAMERAS)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_the_prior_stays_the_same_to_the_bit(prior, batch):
+    before = prior.predict(*batch)
+    network = ScoreNetwork(prior)
+    assert torch.equal(prior.predict(*batch), before)
+    assert torch.equal(network.predict(*batch, CAMERAS), before), "phi starts as the prior"
+    losses = train(network, batch)
+    assert losses[-1] < losses[0]
+    assert torch.equal(prior.predict(*batch), before), "training phi must not touch the prior"
+    assert not torch.equal(network.predict(*batch, CAMERAS), before)
+
+
+def test_only_the_adapter_and_the_camera_are_trained(prior, batch):
+    network = ScoreNetwork(prior, rank=2)
+    frozen = {n: p.clone() for n, p in prior.unet.named_parameters() if "lora" not in n}
+    train(network, batch)
+    assert all(torch.equal(p, frozen[n]) for n, p in prior.unet.named_parameters() if n in frozen)
+    assert all(p.requires_grad for p in network.parameters())
+    names = {n for n, _ in network.named_parameters()}
+    assert any(n.startswith("camera") for n in names) and any(n.startswith("adapter") for n in names)
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_the_camera_changes_the_score_and_zeros_are_no_camera(prior, batch):
+    network = ScoreNetwork(prior, camera_dropout=0.0)
+    train(network, batch)
+    here, there = network.predict(*batch, CAMERAS), network.predict(*batch, CAMERAS.flip(0))
+    assert not torch.allclose(here, there)
+    none = network.predict(*batch, torch.zeros(2, 4, 4))
+    assert not torch.allclose(none, here)
+
+
+def test_dropout_hides_every_camera_at_rate_one(prior, batch):
+    network = ScoreNetwork(prior, camera_dropout=1.0)
+    x_0, t, text = batch
+    eps = torch.randn_like(x_0)
+    hidden = network.loss(x_0, t, eps, text, CAMERAS)
+    torch.testing.assert_close(hidden, network.loss(x_0, t, eps, text, torch.zeros(2, 4, 4)))
+
+
+def test_the_v_objective_weights_the_eps_error(prior, batch):
+    network = ScoreNetwork(prior, camera_dropout=0.0)
+    x_0, t, text = batch
+    eps = torch.randn_like(x_0)
+    error = (network.predict(prior.noise(x_0, t, eps), t, text, CAMERAS) - eps).square().mean((1, 2, 3))
+    plain = network.loss(x_0, t, eps, text, CAMERAS, v_objective=False)
+    torch.testing.assert_close(plain, error.mean())
+    weighted = network.loss(x_0, t, eps, text, CAMERAS, weight_limit=5.0)
+    torch.testing.assert_close(weighted, (error * (1 / prior.alphabar[t]).clamp(max=5.0)).mean())
+
+
+def test_state_goes_to_another_network_and_back(prior, batch, tmp_path):
+    network = ScoreNetwork(prior)
+    train(network, batch)
+    torch.save(network.state(), tmp_path / "phi.pt")
+    other_prior = DiffusionPrior(untrained_pipeline(VOCABULARY))
+    other = ScoreNetwork(other_prior)
+    other.load_state(torch.load(tmp_path / "phi.pt", weights_only=True))
+    assert torch.equal(other.predict(*batch, CAMERAS), network.predict(*batch, CAMERAS))
+    with pytest.raises(InputError, match="does not fit"):
+        ScoreNetwork(DiffusionPrior(untrained_pipeline(VOCABULARY)), targets=("to_q",)).load_state(network.state())
+
+
+def test_a_plain_pipeline_loads_the_exported_lora(prior, batch, tmp_path):
+    network = ScoreNetwork(prior)
+    train(network, batch)
+    network.export(tmp_path)
+    plain: StableDiffusionPipeline = untrained_pipeline(VOCABULARY)
+    plain.load_lora_weights(tmp_path)
+    with torch.no_grad():
+        raw = plain.unet(batch[0], batch[1], batch[2].states).sample
+    # The plain pipeline knows no camera: compare with a network whose camera embedding is silent.
+    for parameter in network.camera[2].parameters():
+        parameter.data.zero_()
+    alphabar = prior.alphabar[batch[1]][:, None, None, None]
+    ours = network.predict(*batch, CAMERAS)
+    torch.testing.assert_close(alphabar.sqrt() * raw + (1 - alphabar).sqrt() * batch[0], ours, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("arguments", "named"), [({"rank": 0}, "guidance.rank"), ({"camera_dropout": 1.5}, "camera_dropout")])
+def test_wrong_settings_are_named(prior, arguments, named):
+    with pytest.raises(InputError, match=named):
+        ScoreNetwork(prior, **arguments)
