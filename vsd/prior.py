@@ -65,8 +65,11 @@ class DiffusionPrior:
         self.device, self.dtype = torch.device(device), dtype
         self.is_v = prediction == "v_prediction"
         self.pipeline = pipeline
-        self.unet = pipeline.unet.to(device, dtype).requires_grad_(False).eval()
-        self.vae = pipeline.vae.to(device, dtype).requires_grad_(False).eval()
+        for part in (pipeline.unet, pipeline.vae):
+            part.to(device).requires_grad_(False).eval()
+            if part.dtype != dtype:
+                part.to(dtype)
+        self.unet, self.vae = pipeline.unet, pipeline.vae
         self.alphabar = pipeline.scheduler.alphas_cumprod.to(device, torch.float32)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.image_size = self.unet.config.sample_size * self.factor

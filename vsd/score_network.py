@@ -25,8 +25,7 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 class ScoreNetwork(nn.Module):
     """The trainable part of eps_phi; owns the adapter's parameters and the camera embedding, not the UNet.
 
-    prior: whose UNet gets the adapter; rank: of the LoRA, alpha equals it; targets: names of the layers that get one;
-    camera_dropout: share of the training samples whose camera is hidden, in [0, 1].
+    prior: whose UNet gets the adapter; rank: of the LoRA, alpha equals it; targets: names of the layers that get one.
     Source: ProlificDreamer, section 3.3 and appendix; the reference code embeds the flattened matrix likewise.
     """
 
@@ -35,14 +34,10 @@ class ScoreNetwork(nn.Module):
         prior: DiffusionPrior,
         rank: int = 4,
         targets: tuple[str, ...] = ATTENTION,
-        camera_dropout: float = 0.1,
     ):
         super().__init__()
         if rank < 1:
             raise InputError(f"guidance.rank: {rank}; a LoRA needs a rank of at least 1")
-        if not 0 <= camera_dropout <= 1:
-            raise InputError(f"guidance.camera_dropout: {camera_dropout} is not in [0, 1]")
-        self.camera_dropout = camera_dropout
         self._prior = [prior]  # in a list: the frozen network must not become part of this module
         unet = prior.unet
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name=ADAPTER)
@@ -88,16 +83,16 @@ class ScoreNetwork(nn.Module):
         eps: Tensor,
         text: Text,
         cameras: Tensor,
+        hidden: Tensor,
         v_objective: bool = True,
         weight_limit: float = 20.0,
-        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Mean diffusion loss of phi on renders' latents x_0 (detached) with plain prompts.
 
-        v_objective: the eps error is weighted with 1 / alphabar_t, which is the v error, but at most `weight_limit`.
+        hidden: (B,) bool, whose camera is dropped; v_objective: the eps error is weighted with 1 / alphabar_t, which
+        makes it the v error, but at most with `weight_limit`.
         """
-        dropped = torch.rand(len(cameras), generator=generator).to(cameras.device) < self.camera_dropout
-        cameras = torch.where(dropped[:, None, None], torch.zeros_like(cameras), cameras)
+        cameras = torch.where(hidden[:, None, None], torch.zeros_like(cameras), cameras)
         predicted = self.predict(self._prior[0].noise(x_0.detach(), t, eps), t, text, cameras)
         error = (predicted - eps).square().mean((1, 2, 3))
         if v_objective:

@@ -69,7 +69,11 @@ def test_every_view_gets_its_words():
 
 def test_the_table_holds_the_pipelines_own_embeddings(prior):
     table = PromptTable(prior, Prompts("a red car", negative="a duck", views=eight_sectors()))
-    for text, prompt in ((table.plain, "a red car"), (table.negative, "a duck"), (table.views[2:3], "a red car, left side view")):
+    for text, prompt in (
+        (table.plain, "a red car"),
+        (table.negative, "a duck"),
+        (table.views[2:3], "a red car, left side view"),
+    ):
         expected, _ = prior.pipeline.encode_prompt(prompt, "cpu", 1, False)
         torch.testing.assert_close(text.states, expected)
     cameras = table.of_cameras(torch.tensor([-90.0, 0.0]), torch.tensor([0.0, 80.0]))

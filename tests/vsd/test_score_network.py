@@ -10,6 +10,7 @@ from vsd.score_network import ScoreNetwork
 from vsd.toybox.architecture import untrained_pipeline
 
 CAMERAS = torch.eye(4).repeat(2, 1, 1) + torch.arange(2)[:, None, None]
+SEEN, HIDDEN = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def train(network, batch, steps=3, lr=1e-2):
     optimizer = torch.optim.AdamW(network.parameters(), lr)
     losses = []
     for _ in range(steps):
-        loss = network.loss(x_0, t, torch.ones_like(x_0), text, CAMERAS)
+        loss = network.loss(x_0, t, torch.ones_like(x_0), text, CAMERAS, SEEN)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,7 +60,7 @@ def test_only_the_adapter_and_the_camera_are_trained(prior, batch):
 
 
 def test_the_camera_changes_the_score_and_zeros_are_no_camera(prior, batch):
-    network = ScoreNetwork(prior, camera_dropout=0.0)
+    network = ScoreNetwork(prior)
     train(network, batch)
     here, there = network.predict(*batch, CAMERAS), network.predict(*batch, CAMERAS.flip(0))
     assert not torch.allclose(here, there)
@@ -67,22 +68,24 @@ def test_the_camera_changes_the_score_and_zeros_are_no_camera(prior, batch):
     assert not torch.allclose(none, here)
 
 
-def test_dropout_hides_every_camera_at_rate_one(prior, batch):
-    network = ScoreNetwork(prior, camera_dropout=1.0)
+def test_a_hidden_camera_is_no_camera(prior, batch):
+    network = ScoreNetwork(prior)
+    train(network, batch)
     x_0, t, text = batch
     eps = torch.randn_like(x_0)
-    hidden = network.loss(x_0, t, eps, text, CAMERAS)
-    torch.testing.assert_close(hidden, network.loss(x_0, t, eps, text, torch.zeros(2, 4, 4)))
+    hidden = network.loss(x_0, t, eps, text, CAMERAS, HIDDEN)
+    torch.testing.assert_close(hidden, network.loss(x_0, t, eps, text, torch.zeros(2, 4, 4), SEEN))
+    assert not torch.allclose(hidden, network.loss(x_0, t, eps, text, CAMERAS, SEEN))
 
 
 def test_the_v_objective_weights_the_eps_error(prior, batch):
-    network = ScoreNetwork(prior, camera_dropout=0.0)
+    network = ScoreNetwork(prior)
     x_0, t, text = batch
     eps = torch.randn_like(x_0)
     error = (network.predict(prior.noise(x_0, t, eps), t, text, CAMERAS) - eps).square().mean((1, 2, 3))
-    plain = network.loss(x_0, t, eps, text, CAMERAS, v_objective=False)
+    plain = network.loss(x_0, t, eps, text, CAMERAS, SEEN, v_objective=False)
     torch.testing.assert_close(plain, error.mean())
-    weighted = network.loss(x_0, t, eps, text, CAMERAS, weight_limit=5.0)
+    weighted = network.loss(x_0, t, eps, text, CAMERAS, SEEN, weight_limit=5.0)
     torch.testing.assert_close(weighted, (error * (1 / prior.alphabar[t]).clamp(max=5.0)).mean())
 
 
@@ -114,7 +117,6 @@ def test_a_plain_pipeline_loads_the_exported_lora(prior, batch, tmp_path):
     torch.testing.assert_close(alphabar.sqrt() * raw + (1 - alphabar).sqrt() * batch[0], ours, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [({"rank": 0}, "guidance.rank"), ({"camera_dropout": 1.5}, "camera_dropout")])
-def test_wrong_settings_are_named(prior, arguments, named):
-    with pytest.raises(InputError, match=named):
-        ScoreNetwork(prior, **arguments)
+def test_a_rank_of_nothing_is_named(prior):
+    with pytest.raises(InputError, match="guidance.rank: 0"):
+        ScoreNetwork(prior, rank=0)

@@ -1,0 +1,135 @@
+import pytest
+import torch
+
+from datamodules.toybox.captions import VOCABULARY
+from vsd.errors import InputError
+from vsd.prior import DiffusionPrior
+from vsd.prompts import Prompts
+from vsd.score_distillation import ScoreDistillation, ScoreSettings, View
+from vsd.timesteps import Timesteps
+from vsd.toybox.architecture import untrained_pipeline
+from vsd.views import eight_sectors
+
+VIEW = View(torch.eye(4).repeat(2, 1, 1), torch.tensor([0.0, 90.0]), torch.tensor([10.0, 10.0]))
+STEPS = torch.tensor([0, 0])
+
+
+def make(kind="vsd", scale=7.5, prior=None, **more):
+    prior = prior or DiffusionPrior(untrained_pipeline(VOCABULARY))
+    return ScoreDistillation(prior, Prompts("a red car", views=eight_sectors()), Timesteps(100), kind, scale, **more)
+
+
+def draw():
+    return torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_sds_is_exactly_vsd_whose_score_network_returns_the_noise(monkeypatch):
+    x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
+    sds = make("sds").gradient(x_0, t, eps, VIEW)
+    vsd = make("vsd")
+    assert not torch.equal(vsd.gradient(x_0, t, eps, VIEW), sds)
+    monkeypatch.setattr(vsd.network, "predict", lambda *_: eps)
+    assert torch.equal(vsd.gradient(x_0, t, eps, VIEW), sds)
+
+
+def test_vsd_at_scale_one_is_zero_while_phi_is_the_prior_on_the_plain_prompt():
+    """eps_phi starts as the prior: without view words and guidance nothing is left of the gradient."""
+    prior = DiffusionPrior(untrained_pipeline(VOCABULARY))
+    plain = ScoreDistillation(prior, Prompts("a red car"), Timesteps(100), "vsd", 1.0)
+    gradient = plain.gradient(draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16), VIEW)
+    assert gradient.abs().max() < 1e-5
+
+
+def test_esd_at_scale_one_is_vsd():
+    x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
+    esd = make("esd", esd_scale=1.0)
+    esd.network.camera[2].weight.data.fill_(0.01)
+    same = esd.gradient(x_0, t, eps, VIEW)
+    esd.esd_scale = 0.0
+    other = esd.gradient(x_0, t, eps, VIEW)
+    esd.kind = "vsd"
+    assert torch.equal(esd.gradient(x_0, t, eps, VIEW), same) and not torch.allclose(same, other)
+
+
+def test_the_view_words_follow_the_camera():
+    distillation = make("sds")
+    x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
+    turned = View(VIEW.cameras, torch.tensor([0.0, 270.0]), VIEW.elevation)
+    here, there = distillation.gradient(x_0, t, eps, VIEW), distillation.gradient(x_0, t, eps, turned)
+    torch.testing.assert_close(here[0], there[0])
+    assert not torch.allclose(here[1], there[1])
+
+
+def test_images_get_a_gradient_and_the_prior_none():
+    distillation = make()
+    images = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    distillation.particle_loss(images, VIEW, STEPS).backward()
+    assert images.grad.abs().sum() > 0
+    assert all(p.grad is None for p in distillation.prior.unet.parameters())
+    assert all(p.grad is None for p in distillation.network.parameters()), "particles move, phi waits for its update"
+
+
+def test_the_score_network_learns_from_the_last_renders():
+    distillation = make(score=ScoreSettings(updates=3, lr=1e-2, warmup=1))
+    assert distillation.update_score() is None, "nothing was rendered yet"
+    distillation.particle_loss(draw(), VIEW, STEPS)
+    before = [p.detach().clone() for p in distillation.network.parameters()]
+    assert distillation.update_score() > 0 and distillation.updates == 3
+    assert any(not torch.equal(a, b) for a, b in zip(before, distillation.network.parameters(), strict=True))
+    assert make("sds").update_score() is None
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(monkeypatch):
+    distillation = make("sds")
+    latents = draw().requires_grad_(True)
+    monkeypatch.setattr(distillation, "gradient", lambda x, *_: torch.full_like(x, float("nan")))
+    loss = distillation.particle_loss(latents, VIEW, STEPS)
+    loss.backward()
+    assert distillation.skipped == 1 and loss == 0 and latents.grad.abs().max() == 0
+
+
+def test_the_clamp_limits_every_element():
+    loud, clamped = make("sds", 100.0), make("sds", 100.0, clamp=0.01)
+    for distillation, quiet in ((loud, False), (clamped, True)):
+        latents = draw().requires_grad_(True)
+        distillation.particle_loss(latents, VIEW, STEPS).backward()
+        assert (latents.grad.abs().max() <= 0.01 / 2 + 1e-6) == quiet
+
+
+def test_a_run_that_stops_and_resumes_continues_to_the_bit(tmp_path):
+    def run(distillation, steps, latents):
+        losses = []
+        for _ in range(steps):
+            latents = latents.detach().requires_grad_(True)
+            loss = distillation.particle_loss(latents, VIEW, STEPS)
+            loss.backward()
+            losses += [loss.item(), distillation.update_score().item()]
+            latents = latents - 0.1 * latents.grad
+        return losses, latents
+
+    settings = ScoreSettings(lr=1e-2, warmup=2)
+    whole, _ = run(make(score=settings), 4, draw())
+    first = make(score=settings)
+    start, latents = run(first, 2, draw())
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = make(score=settings)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    rest, _ = run(second, 2, latents)
+    assert start + rest == whole
+    other, _ = run(make(score=settings, seed=1), 1, draw())
+    ranked, _ = run(make(score=settings, rank=1), 1, draw())
+    assert other != whole[:2] and ranked != whole[:2] and other != ranked
+
+
+@pytest.mark.parametrize(
+    ("make_it", "named"),
+    [
+        (lambda: make("dreams"), "guidance.kind: 'dreams'"),
+        (lambda: ScoreSettings(updates=0), "guidance.score.updates: 0"),
+        (lambda: ScoreSettings(camera_dropout=1.5), "guidance.score.camera_dropout: 1.5"),
+        (lambda: make("vsd").load_state_dict(make("sds").state_dict()), "no score network"),
+    ],
+)
+def test_wrong_settings_are_named(make_it, named):
+    with pytest.raises(InputError, match=named):
+        make_it()
