@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test lint prior gates clean
+.PHONY: test demo lint prior gates clean
+
+PROMPT ?= a red car
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,8 +18,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
+# Truth and samples of the prior for PROMPT, in runs/demo.png.
+demo: $(READY)
+	$(BIN)/python -m datamodules.toybox "$(PROMPT)" --prior toybox --out runs/demo.png
+
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # Trains the toybox prior anew in runs/prior (hours on a CPU) and writes its fp16 copy to runs/prior-half.
 prior: $(READY)

@@ -6,10 +6,17 @@ import sys
 import warnings
 
 import jsonargparse
-from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from vsd.errors import InputError
+
+
+class Command(LightningCLI):
+    """LightningCLI with a top-level `prompt`, which configurations hand on as ${prompt}."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--prompt", type=str | None, default=None, help="what to make")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -17,11 +24,9 @@ def main(args: list[str] | None = None) -> None:
     quiet()
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        LightningCLI(
+        Command(
             LightningModule,
-            LightningDataModule,
             subclass_mode_model=True,
-            subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"parser_mode": "omegaconf+"},
             args=args,

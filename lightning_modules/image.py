@@ -1,0 +1,115 @@
+"""The 2D stage: particles are pictures, g(theta) = theta. The smallest experiment with a guidance.
+
+Every guidance among the trainer's callbacks gets particles of its own, so that one run compares, say, VSD with SDS at
+equal steps. At the end the run folder holds image.png: a row of particles a guidance, and one of ancestral samples.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_modules.particles import RoundRobin
+from vsd.errors import InputError
+from vsd.guidance import VSDGuidance
+from vsd.prior import TOYBOX
+from vsd.score_distillation import View
+from vsd.toybox.folder import EMBEDDED, load_pipeline
+
+
+class ImageStage(pl.LightningModule):
+    """Distills pictures.
+
+    particles: n, per guidance; particles_per_step: m; space: what a particle is, the prior's latents or pixels;
+    azimuth, elevation: degrees, of the view that all pictures show; lr: Adam's; ancestral_scale: guidance scale of the
+    ancestral samples, which use 50 steps of the pipeline's own scheduler.
+    Source: ProlificDreamer, appendix on 2D experiments; the community's settings, Adam with 0.03.
+    """
+
+    def __init__(
+        self,
+        particles: int = 8,
+        particles_per_step: int = 4,
+        space: Literal["latents", "pixels"] = "latents",
+        azimuth: float = 0.0,
+        elevation: float = 15.0,
+        lr: float = 0.03,
+        ancestral_scale: float = 3.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.order = RoundRobin(particles, particles_per_step, seed)
+        self.space, self.azimuth, self.elevation = space, azimuth, elevation
+        self.lr, self.ancestral_scale, self.seed = lr, ancestral_scale, seed
+        self.guidances: list[VSDGuidance] = []
+
+    def configure_model(self) -> None:
+        if hasattr(self, "pictures"):
+            return
+        if not self.guidances:
+            raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
+        generator = torch.Generator().manual_seed(self.seed)
+        self.pictures = nn.ModuleList()
+        for guidance in self.guidances:
+            prior = guidance.core.prior
+            side = prior.unet.config.sample_size
+            shape = (prior.unet.config.in_channels, side, side)
+            if self.space == "pixels":
+                shape = (3, prior.image_size, prior.image_size)
+            start = [torch.randn(shape, generator=generator) * 0.5 for _ in range(self.order.n)]
+            self.pictures.append(nn.ParameterList(start))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.pictures.parameters(), self.lr)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(range(self.trainer.max_steps))
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor:
+        chosen, made = self.order(self.global_step)
+        count = len(chosen)
+        # No camera is no information: the score network sees none, the prompt's words come from the fixed view.
+        view = View(
+            torch.zeros(count, 4, 4, device=self.device),
+            torch.full((count,), self.azimuth),
+            torch.full((count,), self.elevation),
+        )
+        losses = []
+        for guidance, pictures in zip(self.guidances, self.pictures, strict=True):
+            images = torch.stack([pictures[i] for i in chosen])
+            losses.append(guidance.particle_loss(images, view, torch.full((count,), made)))
+            self.log(f"train/{guidance.kind}_loss", losses[-1], prog_bar=True)
+        return torch.stack(losses).sum()
+
+    def images(self, which: int) -> Tensor:
+        """Pictures (n, 3, H, W) in [0, 1] of the particles of guidance number `which`."""
+        pictures = torch.stack(list(self.pictures[which])).detach()
+        if self.space == "latents":
+            pictures = self.guidances[which].core.prior.decode(pictures)
+        return ((pictures + 1) / 2).clamp(0, 1).float().cpu()
+
+    def on_train_end(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        first = self.guidances[0]
+        words = first.prompts.of_views()[int(first.prompts.views.index(*self._camera())[0])]
+        pipeline = load_pipeline(EMBEDDED if first.model == TOYBOX else first.model)
+        pipeline.set_progress_bar_config(disable=True)
+        ancestral = pipeline(
+            [words] * self.order.n,
+            guidance_scale=self.ancestral_scale,
+            generator=torch.Generator().manual_seed(self.seed),
+            output_type="pt",
+        ).images
+        rows = [*(self.images(i) for i in range(len(self.guidances))), ancestral.float().cpu()]
+        grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((grid.permute(1, 2, 0) * 255).byte().numpy()).save(folder / "image.png")
+
+    def _camera(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor([self.azimuth]), torch.tensor([self.elevation])
