@@ -49,6 +49,7 @@ def quiet() -> None:
         "The '.*_dataloader' does not have many workers",
         ".*isinstance.treespec, LeafSpec",
         "You.re using the WeightAveraging callback with",
+        "You.re resuming from a checkpoint that ended before the epoch",  # our streams are functions of the step
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(

@@ -1,0 +1,175 @@
+"""Random cameras around the object for training, and an orbit for validation and test.
+
+A batch is a dictionary: camera_to_world (B, 4, 4), fovy, azimuth, elevation (B,) in degrees, distance (B,) and
+resolution, an integer. It is a function of (seed, rank, step) alone, so that a resumed run sees the cameras that an
+uninterrupted one sees. Rays are made where they are needed, on the device: see scene.cameras.rays.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from scene.cameras import Orbit, look_at, turntable
+from vsd.errors import InputError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """From trainer step `step` on, batches have `batch_size` views of `resolution` pixels squared."""
+
+    step: int
+    resolution: int
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class CameraDistribution:
+    """Where cameras are. All ranges are uniform; angles in degrees.
+
+    distance, fovy, azimuth: ranges; elevation: range of a uniform angle; sphere_elevation: range between which the
+    camera is uniform over the sphere's area, used with probability sphere_share; uniform_azimuth: the views of a batch
+    divide the azimuth range evenly, each drawn within its part; position_jitter, target_jitter: standard deviations of
+    the camera's position and of the point it looks at, in world units; object_radius: how near a camera must not come.
+    Source: ProlificDreamer's code (elevation -30..90 or the upper hemisphere, by halves) and threestudio's configs.
+    """
+
+    distance: Range = (1.0, 1.5)
+    fovy: Range = (40.0, 70.0)
+    azimuth: Range = (-180.0, 180.0)
+    elevation: Range = (-30.0, 90.0)
+    sphere_elevation: Range = (0.0, 90.0)
+    sphere_share: float = 0.5
+    uniform_azimuth: bool = True
+    position_jitter: float = 0.0
+    target_jitter: float = 0.0
+    object_radius: float = 0.5
+
+    def __post_init__(self):
+        for name in ("distance", "fovy", "azimuth", "elevation", "sphere_elevation"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise InputError(f"data.cameras.{name}: its minimum {low:g} is above its maximum {high:g}")
+        if not (self.fovy[0] > 0 and self.fovy[1] < 180):
+            raise InputError(f"data.cameras.fovy: {list(self.fovy)} is not inside (0, 180) degrees")
+        if self.distance[0] <= self.object_radius:
+            raise InputError(
+                f"data.cameras.distance: {self.distance[0]:g} is inside the object, whose radius is "
+                f"{self.object_radius:g}; move the cameras out or lower data.cameras.object_radius"
+            )
+        for name in ("elevation", "sphere_elevation"):
+            if not (getattr(self, name)[0] >= -90 and getattr(self, name)[1] <= 90):
+                raise InputError(f"data.cameras.{name}: {list(getattr(self, name))} is not inside [-90, 90] degrees")
+        if not 0 <= self.sphere_share <= 1:
+            raise InputError(f"data.cameras.sphere_share: {self.sphere_share:g} is not in [0, 1]")
+        for name in ("position_jitter", "target_jitter"):
+            if getattr(self, name) < 0:
+                raise InputError(f"data.cameras.{name}: {getattr(self, name):g} is negative")
+
+    def sample(self, count: int, rng: np.random.Generator) -> dict:
+        """A batch of `count` cameras, without its resolution."""
+        part = (np.arange(count) + rng.random()) / count if self.uniform_azimuth else rng.random(count)
+        low, high = self.azimuth
+        azimuth = low + (high - low) * (part % 1.0)
+        sines = np.sin(np.deg2rad(self.sphere_elevation))
+        elevation = np.where(
+            rng.random(count) < self.sphere_share,
+            np.rad2deg(np.arcsin(rng.uniform(*sines, count))),
+            rng.uniform(*self.elevation, count),
+        )
+        columns = (azimuth, elevation, rng.uniform(*self.distance, count), rng.uniform(*self.fovy, count))
+        orbit = Orbit(*(torch.tensor(column, dtype=torch.float32) for column in columns))
+        jitter = torch.tensor(rng.standard_normal((2, count, 3)), dtype=torch.float32)
+        position = orbit.positions() + self.position_jitter * jitter[0]
+        return _batch(orbit, look_at(position, self.target_jitter * jitter[1]))
+
+
+def _batch(orbit: Orbit, matrices: torch.Tensor) -> dict:
+    return {
+        "camera_to_world": matrices,
+        "fovy": orbit.fovy,
+        "azimuth": orbit.azimuth,
+        "elevation": orbit.elevation,
+        "distance": orbit.distance,
+    }
+
+
+class CameraStream(IterableDataset):
+    """Endless training batches from step `first` on."""
+
+    def __init__(self, cameras: CameraDistribution, milestones: list[Milestone], seed: int, rank: int, first: int):
+        self.cameras, self.milestones, self.seed, self.rank, self.first = cameras, milestones, seed, rank, first
+
+    def __iter__(self) -> Iterator[dict]:
+        step = self.first
+        while True:
+            now = [m for m in self.milestones if m.step <= step][-1]
+            rng = np.random.default_rng([self.seed, self.rank, step])
+            yield self.cameras.sample(now.batch_size, rng) | {"resolution": now.resolution}
+            step += 1
+
+
+class RandomCameras(pl.LightningDataModule):
+    """Cameras for every stage.
+
+    milestones: in rising order of their steps, the first at step 0; cameras: the training distribution; eval_frames,
+    eval_elevation, eval_distance, eval_fovy, eval_resolution: the orbit of validation (validation_frames of them) and
+    test (all); seed: of the training cameras.
+    """
+
+    def __init__(
+        self,
+        cameras: CameraDistribution | None = None,
+        milestones: list[Milestone] | None = None,
+        eval_frames: int = 120,
+        validation_frames: int = 4,
+        eval_elevation: float = 15.0,
+        eval_distance: float = 1.5,
+        eval_fovy: float = 60.0,
+        eval_resolution: int = 512,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.cameras = cameras or CameraDistribution()
+        self.milestones = milestones or [Milestone(0, 512)]
+        steps = [m.step for m in self.milestones]
+        if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+            raise InputError(f"data.milestones: their steps {steps} must start at 0 and rise")
+        for m in self.milestones:
+            if m.resolution < 1 or m.batch_size < 1:
+                raise InputError(
+                    f"data.milestones: resolution {m.resolution} and batch_size {m.batch_size} must be >= 1"
+                )
+        if not 1 <= validation_frames <= eval_frames:
+            raise InputError(f"data.validation_frames: {validation_frames} is not in 1 ... eval_frames, {eval_frames}")
+        if not 0 < eval_fovy < 180 or eval_distance <= self.cameras.object_radius:
+            raise InputError(f"data.eval_fovy, data.eval_distance: {eval_fovy:g}, {eval_distance:g} show no object")
+        self.eval_frames, self.validation_frames, self.eval_resolution = eval_frames, validation_frames, eval_resolution
+        self.eval_elevation, self.eval_distance, self.eval_fovy = eval_elevation, eval_distance, eval_fovy
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader:
+        stream = CameraStream(
+            self.cameras, self.milestones, self.seed, self.trainer.global_rank, self.trainer.global_step
+        )
+        return DataLoader(stream, batch_size=None)
+
+    def orbit(self, frames: int) -> list[dict]:
+        """One batch of one camera a frame, azimuth 0, the front, first."""
+        cameras = turntable(frames, self.eval_elevation, self.eval_distance, self.eval_fovy)
+        single = [cameras[i : i + 1] for i in range(frames)]
+        return [_batch(c, c.camera_to_world()) | {"resolution": self.eval_resolution} for c in single]
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.orbit(self.validation_frames), batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.orbit(self.eval_frames), batch_size=None)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
