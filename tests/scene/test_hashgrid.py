@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+
+from scene.hashgrid import PRIMES, HashGrid, corner_weights, levels
+
+SMALL = {"levels_count": 4, "features": 2, "log2_hashmap_size": 9, "base_resolution": 4, "per_level_scale": 1.7}
+
+
+def scalar_reference(grid, point):
+    """Straight from the layout's description, one point and one corner at a time, in Python integers."""
+    table = grid.params.detach().view(-1, grid.features)
+    out = []
+    for level in grid.levels:
+        position = [float(torch.tensor(float(x) * level.scale + 0.5, dtype=torch.float32)) for x in point]
+        base = [math.floor(p) for p in position]
+        total = torch.zeros(grid.features, dtype=torch.float64)
+        for corner in range(8):
+            weight, at = 1.0, []
+            for d in range(3):
+                bit = corner >> d & 1
+                inside = position[d] - base[d]
+                weight *= inside if bit else 1 - inside
+                at.append((base[d] + bit) % 2**32)
+            if level.resolution**3 <= level.entries:
+                index = at[0] + at[1] * level.resolution + at[2] * level.resolution**2
+                index %= 2**32
+            else:
+                index = (at[0] * PRIMES[0]) % 2**32 ^ (at[1] * PRIMES[1]) % 2**32 ^ (at[2] * PRIMES[2]) % 2**32
+            total += weight * table[level.offset + index % level.entries].double()
+        out.append(total)
+    return torch.cat(out).float()
+
+
+def test_the_default_layout_has_the_known_sizes():
+    """Totals that tiny-cuda-nn users publish for these two configurations."""
+    made = levels(16, 19, 16, 1.447269237440378)
+    assert [level.resolution for level in made] == [
+        16, 24, 34, 49, 71, 102, 148, 213, 308, 446, 646, 934, 1352, 1956, 2831, 4096
+    ]  # fmt: skip
+    assert 2 * sum(level.entries for level in made) == 12_599_920
+    assert 2 * sum(level.entries for level in levels(16, 19, 16, 2 ** (7 / 15))) == 12_196_240
+    assert [level.hashed for level in made] == [False] * 5 + [True] * 11
+
+
+def test_features_agree_with_a_scalar_transcription_of_the_layout():
+    grid = HashGrid(**SMALL)
+    grid.params.data.normal_()
+    assert [level.hashed for level in grid.levels] == [False, False, True, True]
+    edge = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0.5], [-0.3, 1.2, 0.5], [0.999, 0.5, 0.001]])
+    points = torch.cat([edge, torch.rand(60, 3)])
+    expected = torch.stack([scalar_reference(grid, p) for p in points])
+    torch.testing.assert_close(grid(points), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_gradients_are_those_of_finite_differences():
+    grid = HashGrid(**SMALL).double()
+    grid.params.data.normal_()
+    points = torch.rand(6, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(grid, points, eps=1e-7, atol=1e-5)
+    fixed = points.detach()
+    weight = torch.randn(6, grid.width, dtype=torch.float64)
+    (grid(fixed) * weight).sum().backward()
+    used = grid.params.grad.nonzero()[:, 0]
+    for i in used[:: max(1, len(used) // 40)]:
+        moved = grid.params.detach().clone()
+        moved[i] += 1e-6
+        with torch.no_grad():
+            before = (grid(fixed) * weight).sum()
+            grid.params.data, kept = moved, grid.params.data
+            slope = ((grid(fixed) * weight).sum() - before) / 1e-6
+            grid.params.data = kept
+        assert slope.item() == pytest.approx(grid.params.grad[i].item(), abs=1e-6)
+
+
+def test_many_points_in_one_cell_add_up():
+    grid = HashGrid(**SMALL)
+    points = torch.full((1000, 3), 0.37)
+    grid(points).sum().backward()
+    many = grid.params.grad.clone()
+    grid.params.grad = None
+    grid(points[:1]).sum().backward()
+    torch.testing.assert_close(many, 1000 * grid.params.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_are_a_partition_and_constant_tables_stay_constant():
+    inside = torch.rand(100, 3)
+    torch.testing.assert_close(corner_weights(inside).sum(1), torch.ones(100))
+    grid = HashGrid(**SMALL)
+    grid.params.data.fill_(0.7)
+    torch.testing.assert_close(grid(torch.rand(50, 3)), torch.full((50, grid.width), 0.7))
+
+
+def test_the_start_is_small_and_seeded():
+    torch.manual_seed(3)
+    a = HashGrid(**SMALL)
+    torch.manual_seed(3)
+    b = HashGrid(**SMALL)
+    assert torch.equal(a.params, b.params) and a.params.abs().max() <= 1e-4 and a.params.std() > 5e-5
