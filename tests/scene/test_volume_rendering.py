@@ -97,7 +97,7 @@ def test_fog_makes_the_lattice_coarser_and_never_larger():
 def test_the_occupancy_grid_learns_where_the_field_is_empty():
     torch.manual_seed(0)
     field = RadianceField(DenseGrid((8, 16)), initialisation="object")
-    renderer = VolumeRenderer(resolution=16)
+    renderer = VolumeRenderer(resolution=16, threshold=1e-3)
     origins, directions = camera_rays()
     before = renderer(field, origins, directions)
     for step in range(0, 64):
