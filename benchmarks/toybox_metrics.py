@@ -13,10 +13,10 @@ from datamodules.toybox.captions import VIEWS, caption
 from datamodules.toybox.datamodule import labels
 from datamodules.toybox.objects import COLOURS, OBJECTS, WITH_FRONT, build, stack
 from datamodules.toybox.render import render
-from datamodules.toybox.renders import HELD_OUT, CameraRanges, Renders, random_backgrounds
+from datamodules.toybox.renders import CameraRanges, Renders, random_backgrounds
 from scene.cameras import Orbit
 
-BANK_SEED = HELD_OUT + 5_000_000  # instances that neither training nor validation has seen
+BANK_SEED = 900_000_000  # instances that neither training nor validation has seen
 VISIBLE = 0.08  # a pixel this far from the background, in [0, 1], belongs to the object
 
 

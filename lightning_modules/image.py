@@ -4,24 +4,19 @@ Every guidance among the trainer's callbacks gets particles of its own, so that 
 equal steps. At the end the run folder holds image.png: a row of particles a guidance, and one of ancestral samples.
 """
 
-from pathlib import Path
 from typing import Literal
 
-import pytorch_lightning as pl
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.particles import RoundRobin
-from vsd.errors import InputError
-from vsd.guidance import VSDGuidance
+from lightning_modules.stage import Stage, save_picture
 from vsd.prior import TOYBOX
 from vsd.score_distillation import View
 from vsd.toybox.folder import EMBEDDED, load_pipeline
 
 
-class ImageStage(pl.LightningModule):
+class ImageStage(Stage):
     """Distills pictures.
 
     particles: n, per guidance; particles_per_step: m; space: what a particle is, the prior's latents or pixels;
@@ -41,17 +36,14 @@ class ImageStage(pl.LightningModule):
         ancestral_scale: float = 3.0,
         seed: int = 0,
     ):
-        super().__init__()
-        self.order = RoundRobin(particles, particles_per_step, seed)
+        super().__init__(particles, particles_per_step, seed)
         self.space, self.azimuth, self.elevation = space, azimuth, elevation
-        self.lr, self.ancestral_scale, self.seed = lr, ancestral_scale, seed
-        self.guidances: list[VSDGuidance] = []
+        self.lr, self.ancestral_scale = lr, ancestral_scale
 
     def configure_model(self) -> None:
         if hasattr(self, "pictures"):
             return
-        if not self.guidances:
-            raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
+        self.require_guidance()
         generator = torch.Generator().manual_seed(self.seed)
         self.pictures = nn.ModuleList()
         for guidance in self.guidances:
@@ -107,9 +99,7 @@ class ImageStage(pl.LightningModule):
         ).images
         rows = [*(self.images(i) for i in range(len(self.guidances))), ancestral.float().cpu()]
         grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-        folder = Path(self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((grid.permute(1, 2, 0) * 255).byte().numpy()).save(folder / "image.png")
+        save_picture(grid.permute(1, 2, 0), self.run_folder / "image.png")
 
     def _camera(self) -> tuple[Tensor, Tensor]:
         return torch.tensor([self.azimuth]), torch.tensor([self.elevation])

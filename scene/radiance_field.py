@@ -91,8 +91,8 @@ class RadianceField(nn.Module):
 
     def normals(self, points: Tensor) -> Tensor:
         """Unit vectors (N, 3) against the density's gradient; without a gradient of their own, for pictures."""
-        with torch.enable_grad():
-            points = points.detach().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            points = points.detach().clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.density(points).sum(), points)
         return F.normalize(-gradient, dim=-1)
 

@@ -57,15 +57,23 @@ class VolumeRenderer(nn.Module):
         self.occupancy.binaries.fill_(True)
 
     @torch.no_grad()
-    def update(self, step: int, field: RadianceField, every: int = 16) -> None:
-        """Refreshes the occupancy grid from the field every so many training steps; call it once a step."""
+    def update(self, step: int, field: RadianceField, seed: int = 0, every: int = 16) -> None:
+        """Refreshes the occupancy grid from the field every so many steps of its own; call it once a step.
+
+        The points at which cells are looked at are a function of (seed, step).
+        """
+        if step % every:
+            return
+        device = self.occupancy.occs.device
         self.occupancy.train()
-        self.occupancy.update_every_n_steps(
-            step,
-            lambda points: (1 - torch.exp(-field.density(points) * self.step))[:, None],
-            occ_thre=self.threshold,
-            n=every,
-        )
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed * 1_000_003 + step)  # nerfacc draws from the global generator
+            self.occupancy.update_every_n_steps(
+                step,
+                lambda points: (1 - torch.exp(-field.density(points) * self.step))[:, None],
+                occ_thre=self.threshold,
+                n=every,
+            )
 
     @torch.no_grad()
     def march(self, origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, float]:

@@ -1,0 +1,223 @@
+"""The NeRF stage: particles are radiance fields, g(theta, c) is their volume rendering.
+
+A step moves m particles; the batch's cameras are dealt out to them evenly. Pictures in the run folder: after every
+validation a strip a particle (colour, normal, depth, opacity), at the end a turntable.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.stage import Stage, save_picture, save_video
+from scene.cameras import pixel_centres, rays
+from scene.hashgrid import HashGrid
+from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
+from scene.volume_rendering import VolumeRender, VolumeRenderer
+from vsd.errors import InputError
+from vsd.score_distillation import View
+
+
+@dataclass(frozen=True)
+class FieldSettings:
+    """The radiance field of a particle and its renderer.
+
+    encoding: "hash", ProlificDreamer's grid of 12.6 M parameters, or "dense", which a CPU renders several times faster;
+    the others: see RadianceField and VolumeRenderer.
+    """
+
+    encoding: Literal["hash", "dense"] = "hash"
+    bound: float = 1.0
+    hidden: int = 64
+    initialisation: Initialisation = "object"
+    strength: float = 10.0
+    radius: float = 0.5
+    occupancy: int = 32
+    samples: int = 512
+    max_samples: int = 2**22
+
+
+@dataclass(frozen=True)
+class Regularisers:
+    """Weights of the losses beside the guidance's; 0 switches one off.
+
+    sparsity: mean sqrt(opacity^2 + 0.01), until opaque_from, as in threestudio; opaque: binary entropy of the opacity,
+    from step opaque_from on; entropy: mean binary entropy (bits) of the samples' weights, as in the paper's code.
+    """
+
+    sparsity: float = 0.0
+    opaque: float = 0.0
+    opaque_from: int = 10_000
+    entropy: float = 10.0
+
+
+class NerfParticle(nn.Module):
+    """One theta: field, background, and the occupancy grid of its own."""
+
+    def __init__(self, settings: FieldSettings):
+        super().__init__()
+        encoding = HashGrid() if settings.encoding == "hash" else DenseGrid()
+        self.field = RadianceField(
+            encoding, settings.bound, settings.hidden, settings.initialisation, settings.strength, settings.radius
+        )
+        self.background = Background()
+        self.renderer = VolumeRenderer(
+            settings.bound, settings.occupancy, settings.samples, max_samples=settings.max_samples
+        )
+
+
+class NerfStage(Stage):
+    """Distills radiance fields.
+
+    particles: n; particles_per_step: m; field: of each; lr_encoding, lr_network, lr_background: Adam's, betas 0.9 and
+    0.99, eps 1e-15; random_background: share of the views over one random plain colour, the others over the learned
+    background; eval_background: grey of pictures, None for the learned background.
+    Source: ProlificDreamer, tables of the appendix and its code.
+    """
+
+    def __init__(
+        self,
+        particles: int = 1,
+        particles_per_step: int = 1,
+        field: FieldSettings | None = None,
+        losses: Regularisers | None = None,
+        lr_encoding: float = 1e-2,
+        lr_network: float = 1e-3,
+        lr_background: float = 1e-3,
+        random_background: float = 0.5,
+        eval_background: float | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(particles, particles_per_step, seed)
+        if not 0 <= random_background <= 1:
+            raise InputError(f"model.random_background: {random_background:g} is not in [0, 1]")
+        self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
+        self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
+        self.random_background, self.eval_background = random_background, eval_background
+
+    def configure_model(self) -> None:
+        if hasattr(self, "particles"):
+            return
+        if self.trainer.training:
+            self.require_guidance()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = [
+            {"params": module.parameters(), "lr": lr}
+            for p in self.particles
+            for module, lr in (
+                (p.field.encoding, self.lr_encoding),
+                (p.field.network, self.lr_network),
+                (p.background, self.lr_background),
+            )
+        ]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+
+    def render(
+        self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False
+    ) -> tuple[VolumeRender, Tensor]:
+        """The render of B cameras, and its ray directions (B H W, 3). generator: shifts samples along their rays."""
+        size, count = cameras["resolution"], len(cameras["fovy"])
+        pixels = pixel_centres(size, size, self.device)
+        origins, directions = rays(cameras["camera_to_world"], cameras["fovy"], pixels, size, size)
+        origins = origins[:, None].expand(count, size * size, 3).reshape(-1, 3)
+        directions = directions.reshape(-1, 3)
+        jitter = None
+        if generator is not None:
+            jitter = torch.rand(len(origins), generator=generator, device=self.device)
+        return particle.renderer(particle.field, origins, directions, jitter, normals), directions
+
+    def training_step(self, batch: dict, _: int) -> Tensor:
+        chosen, made = self.order(self.global_step)
+        views = len(batch["fovy"])
+        if views % len(chosen):
+            raise InputError(
+                f"data.milestones: {views} views cannot be dealt out evenly to {len(chosen)} particles a step; "
+                "make batch_size a multiple of model.particles_per_step"
+            )
+        share = views // len(chosen)
+        size = batch["resolution"]
+        generator = self.generator()
+        images, penalties = [], []
+        for k, index in enumerate(chosen):
+            particle = self.particles[index]
+            particle.renderer.update(made, particle.field, self.seed + index)
+            part = slice(k * share, (k + 1) * share)
+            cameras = {key: v if key == "resolution" else v[part] for key, v in batch.items()}
+            out, directions = self.render(particle, cameras, generator)
+            behind = particle.background(directions).view(share, -1, 3)
+            plain = torch.rand(share, 1, 3, generator=generator, device=self.device)
+            use_plain = torch.rand(share, 1, 1, generator=generator, device=self.device) < self.random_background
+            behind = torch.where(use_plain, plain, behind).reshape(-1, 3)
+            images.append((out.rgb + (1 - out.opacity) * behind).view(share, size, size, 3))
+            penalties.append(self.penalty(out, made))
+        pictures = 2 * torch.cat(images).permute(0, 3, 1, 2) - 1
+        target = self.guidances[0].core.prior.image_size
+        if size != target:
+            pictures = F.interpolate(pictures, (target, target), mode="bilinear", antialias=size > target)
+        view = View(batch["camera_to_world"], batch["azimuth"], batch["elevation"])
+        loss = self.guidances[0].particle_loss(pictures, view, torch.full((views,), made))
+        penalty = torch.stack(penalties).mean()
+        self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
+        return loss + penalty
+
+    def penalty(self, out: VolumeRender, step: int) -> Tensor:
+        """The weighted sum of the regularisers at a particle's step."""
+        weights = self.losses
+        total = out.opacity.sum() * 0
+        if weights.sparsity and step < weights.opaque_from:
+            total = total + weights.sparsity * (out.opacity.square() + 0.01).sqrt().mean()
+        if weights.opaque and step >= weights.opaque_from:
+            total = total + weights.opaque * _entropy(out.opacity).mean()
+        if weights.entropy and len(out.weights):
+            total = total + weights.entropy * _entropy(out.weights).mean() / torch.log(torch.tensor(2.0))
+        return total
+
+    @torch.no_grad()
+    def picture(self, particle: NerfParticle, cameras: dict) -> Tensor:
+        """Colour, normal, depth and opacity side by side, (H, 4 W, 3) in [0, 1], of one camera."""
+        size = cameras["resolution"]
+        out, directions = self.render(particle, cameras, normals=True)
+        behind = particle.background(directions) if self.eval_background is None else self.eval_background
+        colour = out.rgb + (1 - out.opacity) * behind
+        normal = 0.5 * (out.normal + 1) * out.opacity + (1 - out.opacity)
+        distance = cameras["distance"].item()
+        reach = 3**0.5 * particle.renderer.bound
+        near = (distance + reach - out.depth / out.opacity.clamp(min=1e-6)) / (2 * reach) * out.opacity
+        columns = [colour, normal, near.expand(-1, 3), out.opacity.expand(-1, 3)]
+        return torch.cat([c.view(size, size, 3) for c in columns], 1)
+
+    def on_validation_epoch_start(self) -> None:
+        self.strips: list[list[Tensor]] = [[] for _ in self.particles]
+
+    def validation_step(self, batch: dict, _: int) -> None:
+        for strip, particle in zip(self.strips, self.particles, strict=True):
+            strip.append(self.picture(particle, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            for i, strip in enumerate(self.strips):
+                name = f"validation/particle{i}-step{self.global_step:06d}.png"
+                save_picture(torch.cat(strip), self.run_folder / name)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: dict, index: int) -> None:
+        self.validation_step(batch, index)
+
+    def on_test_epoch_end(self) -> None:
+        if self.trainer.is_global_zero:
+            for i, frames in enumerate(self.strips):
+                save_video(torch.stack(frames), self.run_folder / f"turntable-particle{i}.mp4")
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Binary entropy in nats of probabilities."""
+    p = p.clamp(1e-5, 1 - 1e-5)
+    return -(p * p.log() + (1 - p) * (1 - p).log())

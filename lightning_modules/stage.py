@@ -1,0 +1,60 @@
+"""What the stages share: particles, guidances, the run folder and the pictures in it."""
+
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_modules.particles import RoundRobin
+from vsd.errors import InputError
+from vsd.guidance import VSDGuidance
+
+
+class Stage(pl.LightningModule):
+    """A stage of n particles of which m move a step, guided by the VSDGuidance callbacks among the trainer's.
+
+    particles: n; particles_per_step: m; seed: of the order and of what the stage draws.
+    """
+
+    def __init__(self, particles: int, particles_per_step: int, seed: int):
+        super().__init__()
+        self.order = RoundRobin(particles, particles_per_step, seed)
+        self.seed = seed
+        self.guidances: list[VSDGuidance] = []
+
+    def require_guidance(self) -> None:
+        """InputError where no callback has offered itself."""
+        if not self.guidances:
+            raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.trainer.default_root_dir)
+
+    def generator(self, *stream: int) -> torch.Generator:
+        """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""
+        words = np.random.SeedSequence([self.seed, self.global_rank, self.global_step, *stream]).generate_state(2)
+        return torch.Generator(self.device).manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """uint8 pixels of images (..., H, W, 3) in [0, 1]."""
+    return (images.detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def save_picture(images: Tensor, path: Path) -> None:
+    """Writes an image (H, W, 3) in [0, 1] as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(to_pixels(images)).save(path)
+
+
+def save_video(frames: Tensor, path: Path, fps: int = 30) -> None:
+    """Writes frames (T, H, W, 3) in [0, 1] as H.264; sides are cut to even numbers of pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    pixels = to_pixels(frames[:, :height, :width])
+    iio.imwrite(path, pixels, fps=fps, codec="libx264", macro_block_size=2, plugin="FFMPEG")
