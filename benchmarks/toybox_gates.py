@@ -40,7 +40,7 @@ class Sizes:
     classifier_steps: int = 2500
     wrong_words: int = 768  # images
     samples: int = 3  # per prompt and view
-    bank: int = 96  # true instances per prompt and view
+    bank: int = 64  # true instances per prompt and view
     steps: int = 30  # of the sampler
 
 
