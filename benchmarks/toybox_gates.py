@@ -37,7 +37,7 @@ class Sizes:
 
     train: int = 61440  # renders the view judge learns from
     held_out: int = 3840
-    classifier_steps: int = 2500
+    classifier_steps: int = 3500
     wrong_words: int = 768  # images
     samples: int = 3  # per prompt and view
     bank: int = 64  # true instances per prompt and view

@@ -4,12 +4,27 @@ import logging
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 import jsonargparse
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from vsd.errors import InputError
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says in one line what is wrong with the arguments, without the usage and the list of tried types."""
+
+    NOISE = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Parser key")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        key = [line.strip() for line in message.splitlines() if line.startswith("Parser key")]
+        rest = [line.strip(" -") for line in message.splitlines() if not line.strip(" -").startswith(self.NOISE)]
+        print(f"vsd: {' '.join([*key, *filter(None, rest)])[:500]}", file=sys.stderr)
+        sys.exit(2)
 
 
 class Command(LightningCLI):
@@ -28,6 +43,7 @@ def main(args: list[str] | None = None) -> None:
             LightningModule,
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},
+            parser_class=OneLineParser,
             parser_kwargs={"parser_mode": "omegaconf+"},
             args=args,
         )

@@ -108,7 +108,19 @@ def test_the_command_runs_the_shipped_configuration(untrained_prior, tmp_path, c
     assert size_of(tmp_path / "image.png") == (64, 3 * 64)
 
 
-def test_an_empty_prompt_ends_the_command_with_code_2(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--prompt=  "], "prompt: it is empty"),
+        (["--model.particles=0"], "model.particles: 0"),
+        (["--model.particlez=3"], "particlez"),
+        (["--trainer.max_steps=soon"], "trainer.max_steps"),
+        (["--config=configs/none.yaml"], "none.yaml"),
+    ],
+)
+def test_wrong_input_ends_the_command_with_one_line_and_code_2(tmp_path, capsys, arguments, named):
     with pytest.raises(SystemExit) as ended:
-        main(["fit", "--config", "configs/toybox/image.yaml", "--prompt=  ", f"--trainer.default_root_dir={tmp_path}"])
-    assert ended.value.code == 2 and "prompt: it is empty" in capsys.readouterr().err
+        main(["fit", "--config", "configs/toybox/image.yaml", f"--trainer.default_root_dir={tmp_path}", *arguments])
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vsd: ")]
+    assert named in line and not list(tmp_path.iterdir())
