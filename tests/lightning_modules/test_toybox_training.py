@@ -101,30 +101,24 @@ def test_the_learning_rate_rises_holds_and_falls():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--data.batch_size=0"], "data.batch_size"),
-        (["--model.folder={file}"], "not a prior folder"),
-    ],
+    ("argument", "named"),
+    [("--data.batch_size=0", "data.batch_size: 0"), ("--model.folder={folder}", "not a pipeline index")],
 )
-def test_wrong_input_ends_the_command_with_one_line_and_code_2(arguments, named, tmp_path, cache):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "model_index.json").write_text("{}")
-    arguments = [a.format(file=tmp_path / "folder") for a in arguments]
-    if "folder" in arguments[0]:
-        named = "not a pipeline index"
+def test_wrong_input_ends_the_command_with_one_line_and_code_2(argument, named, tmp_path, cache):
+    (tmp_path / "model_index.json").write_text("{")
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "lightning_modules.cli",
-            "fit",
-            "--config",
-            "configs/toybox/prior.yaml",
-            *SMALL[:2],
-            f"--trainer.default_root_dir={tmp_path}",
-            f"--trainer.logger.init_args.save_dir={tmp_path}",
-            *arguments,
+            *(
+                sys.executable,
+                "-m",
+                "lightning_modules.cli",
+                "fit",
+                "--config",
+                "configs/toybox/prior.yaml",
+                *SMALL[:2],
+            ),
+            *(f"--trainer.default_root_dir={tmp_path}", f"--trainer.logger.init_args.save_dir={tmp_path}"),
+            argument.format(folder=tmp_path),
         ],
         cwd=ROOT,
         capture_output=True,
