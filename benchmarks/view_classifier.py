@@ -4,7 +4,6 @@ It sees objects with a front and tells which of the eight azimuth sectors the ca
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.toybox.captions import VIEWS
 from datamodules.toybox.objects import OBJECTS, WITH_FRONT
-from datamodules.toybox.renders import VERSION, Renders, random_backgrounds
+from datamodules.toybox.renders import VERSION, Renders, cache_folder, random_backgrounds
 
 SECTORS = len(VIEWS.sectors)
 
@@ -72,7 +71,7 @@ def train_view_classifier(renders: Renders, steps: int, batch_size: int = 64, se
 
 def cached_view_classifier(renders: Renders, steps: int) -> ViewClassifier:
     """The classifier for these renders from the cache folder, or a new one, put there."""
-    folder = Path(os.environ.get("VSD_CACHE") or Path.home() / ".cache" / "vsd")
+    folder = cache_folder()
     path = folder / f"view-classifier-v{VERSION}-{len(renders)}-{steps}.pt"
     network = ViewClassifier()
     if path.exists():

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules.stage import Stage, save_picture
-from vsd.prior import TOYBOX
 from vsd.score_distillation import View
-from vsd.toybox.folder import EMBEDDED, load_pipeline
+from vsd.toybox.folder import load_pipeline
 
 
 class ImageStage(Stage):
@@ -89,7 +88,7 @@ class ImageStage(Stage):
             return
         first = self.guidances[0]
         words = first.prompts.of_views()[int(first.prompts.views.index(*self._camera())[0])]
-        pipeline = load_pipeline(EMBEDDED if first.model == TOYBOX else first.model)
+        pipeline = load_pipeline(first.model)
         pipeline.set_progress_bar_config(disable=True)
         ancestral = pipeline(
             [words] * self.order.n,

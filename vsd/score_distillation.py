@@ -10,7 +10,6 @@ distillation.update_score()
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from vsd import distillation as gradients
 from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
+from vsd.randomness import generator
 from vsd.score_network import ATTENTION, ScoreNetwork
 from vsd.timesteps import Timesteps
 
@@ -103,8 +103,7 @@ class ScoreDistillation:
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def _generator(self, stream: int, count: int) -> torch.Generator:
-        words = np.random.SeedSequence([self.seed, self.rank, stream, count]).generate_state(2)
-        return torch.Generator(self.prior.device).manual_seed(int(words[0]) << 32 | int(words[1]))
+        return generator(self.prior.device, self.seed, self.rank, stream, count)
 
     def particle_loss(self, images: Tensor, view: View, steps: Tensor) -> Tensor:
         """The scalar whose gradient moves the particles.
@@ -114,11 +113,11 @@ class ScoreDistillation:
         """
         latent = images.shape[1] == self.prior.unet.config.in_channels
         x_0 = images.float() if latent else self.prior.encode(images)
-        generator = self._generator(0, self.calls)
+        draws = self._generator(0, self.calls)
         self.calls += 1
-        t = self.timesteps.sample(steps, self.prior.steps, torch.Generator().manual_seed(generator.initial_seed()))
+        t = self.timesteps.sample(steps, self.prior.steps, torch.Generator().manual_seed(draws.initial_seed()))
         t = t.to(self.prior.device)
-        eps = torch.randn(x_0.shape, generator=generator, device=self.prior.device)
+        eps = torch.randn(x_0.shape, generator=draws, device=self.prior.device)
         gradient = self.gradient(x_0.detach(), t, eps, view)
         finite = gradients.is_finite(gradient)
         self.skipped += ~finite
@@ -162,10 +161,10 @@ class ScoreDistillation:
         text = self.table.repeat(self.table.plain, len(x_0))
         loss = None
         for _ in range(self.score.updates):
-            generator = self._generator(1, self.updates)
-            t = torch.randint(0, self.prior.steps, (len(x_0),), generator=generator, device=self.prior.device)
-            eps = torch.randn(x_0.shape, generator=generator, device=self.prior.device)
-            hide = torch.rand(len(x_0), generator=generator, device=self.prior.device) < self.score.camera_dropout
+            draws = self._generator(1, self.updates)
+            t = torch.randint(0, self.prior.steps, (len(x_0),), generator=draws, device=self.prior.device)
+            eps = torch.randn(x_0.shape, generator=draws, device=self.prior.device)
+            hide = torch.rand(len(x_0), generator=draws, device=self.prior.device) < self.score.camera_dropout
             loss = self.network.loss(x_0, t, eps, text, cameras, hide, self.score.v_objective, self.score.weight_limit)
             self.optimizer.zero_grad()
             loss.backward()

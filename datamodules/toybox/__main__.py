@@ -18,7 +18,7 @@ from datamodules.toybox.render import render
 from datamodules.toybox.renders import CameraRanges
 from scene.cameras import Orbit, turntable
 from vsd.errors import InputError
-from vsd.toybox.folder import EMBEDDED, load_pipeline
+from vsd.toybox.folder import load_pipeline
 
 COLUMNS = 8
 SIZE = 128
@@ -36,7 +36,7 @@ def cameras_of(view: str | None, seed: int) -> Orbit:
 
 def samples_of(prior: str, words: list[str], size: int) -> torch.Tensor:
     """Samples (B, size, size, 3) in [0, 1] of a prior folder, or of the shipped prior for "toybox"."""
-    pipeline = load_pipeline(EMBEDDED if prior == "toybox" else prior)
+    pipeline = load_pipeline(prior)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     images = pipeline(words, guidance_scale=3.0, num_inference_steps=30, generator=generator, output_type="pt").images

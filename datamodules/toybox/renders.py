@@ -82,6 +82,11 @@ def random_backgrounds(count: int, rng: np.random.Generator) -> Tensor:
     return torch.tensor(colours, dtype=torch.float32)
 
 
+def cache_folder() -> Path:
+    """VSD_CACHE, or ~/.cache/vsd."""
+    return Path(os.environ.get("VSD_CACHE") or Path.home() / ".cache" / "vsd")
+
+
 def load_renders(
     count: int,
     held_out: bool = False,
@@ -98,7 +103,7 @@ def load_renders(
     """
     if count < 1:
         raise InputError(f"count: {count} renders asked for; at least 1 is needed")
-    folder = Path(cache or os.environ.get("VSD_CACHE") or Path.home() / ".cache" / "vsd")
+    folder = Path(cache or cache_folder())
     cameras = cameras or CameraRanges()
     path = folder / f"toybox-{'heldout' if held_out else 'train'}-{size}px-{count}-seed{seed}.safetensors"
     settings = json.dumps({"version": VERSION, "cameras": asdict(cameras)}, sort_keys=True)

@@ -8,17 +8,18 @@ from diffusers import DiffusionPipeline
 
 from vsd.errors import InputError
 
+TOYBOX = "toybox"  # the name of the embedded prior
 EMBEDDED = Path(__file__).parent
 UNET = "UNet2DConditionModel"
 
 
-def load_pipeline(folder: str | Path = EMBEDDED, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
-    """The pipeline saved in `folder`, by default the toybox prior that the project ships, in `dtype` on the CPU.
+def load_pipeline(folder: str | Path = TOYBOX, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """The pipeline saved in `folder`, or for "toybox" the prior that the project ships, in `dtype` on the CPU.
 
     InputError for a folder that is missing, is no pipeline around a UNet2DConditionModel, or holds a truncated or
     wrong file.
     """
-    folder = Path(folder)
+    folder = EMBEDDED if folder == TOYBOX else Path(folder)
     index = folder / "model_index.json"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such prior folder; train one with 'make prior' or name another")
