@@ -194,13 +194,15 @@ class ToyboxTowers(ToyboxPart):
 class ToyboxUnet(ToyboxPart):
     """Trains the UNet on the prediction loss of the pipeline's scheduler (v: weight SNR + 1 on the eps error).
 
-    Latents are encoded once, over the background of their first draw, and kept in memory (2 kB each).
+    Latents are encoded once, over the background of their first draw, and kept in memory (4 kB each). compile: train
+    through torch.compile (1.5 times as fast on a CPU; needs a C++ compiler, and two minutes at the start).
     """
 
     part = "unet"
 
-    def __init__(self, folder: str = "runs/prior", lr: float = 8e-4, **rest):
+    def __init__(self, folder: str = "runs/prior", lr: float = 8e-4, compile: bool = False, **rest):
         super().__init__(folder, lr, **rest)
+        self.compile_network = compile
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -214,6 +216,8 @@ class ToyboxUnet(ToyboxPart):
         self.latents = torch.zeros(count, *shape, dtype=torch.float16)
         self.encoded = torch.zeros(count, dtype=torch.bool)
         self.embeddings: dict[str, Tensor] = {}
+        if self.compile_network:
+            self.network.compile()
         self.alphabar = self.pipeline.scheduler.alphas_cumprod.to(self.device)
 
     @torch.no_grad()
@@ -244,7 +248,9 @@ class ToyboxUnet(ToyboxPart):
         alpha = self.alphabar[t].sqrt()[:, None, None, None]
         sigma = (1 - self.alphabar[t]).sqrt()[:, None, None, None]
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
-        predicted = self.network(noisy, t, text).sample.float()
+        # Compiled for training alone: `forward` goes past the compiled call, which validation would compile anew.
+        network = self.network if self.training else self.network.forward
+        predicted = network(noisy, t, text).sample.float()
         return (predicted - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
 
     def training_step(self, batch: dict, _: int) -> Tensor:
