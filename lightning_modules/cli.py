@@ -34,19 +34,24 @@ class Command(LightningCLI):
         parser.add_argument("--prompt", type=str | None, default=None, help="what to make")
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs `vsd fit|validate|test|predict --config FILE ...`; exits with 2 and one line when an input is wrong."""
+def run(args: list[str] | None = None) -> Command:
+    """Runs a subcommand with its arguments, by default the program's, and returns it with its model and trainer."""
     quiet()
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return Command(
+        LightningModule,
+        subclass_mode_model=True,
+        save_config_kwargs={"overwrite": True},
+        parser_class=OneLineParser,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        args=args,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs `vsd fit|validate|test|predict --config FILE ...`; exits with 2 and one line when an input is wrong."""
     try:
-        Command(
-            LightningModule,
-            subclass_mode_model=True,
-            save_config_kwargs={"overwrite": True},
-            parser_class=OneLineParser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
-            args=args,
-        )
+        run(args)
     except Exception as error:
         # jsonargparse wraps what a constructor raises in a ValueError of its own.
         cause: BaseException | None = error
