@@ -67,6 +67,7 @@ def quiet() -> None:
     """Silences advice that no user of this program can act on."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
     for message in (
+        "LightningCLI.s args parameter is intended to run",
         "The '.*_dataloader' does not have many workers",
         ".*isinstance.treespec, LeafSpec",
         "You.re using the WeightAveraging callback with",

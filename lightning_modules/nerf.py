@@ -72,7 +72,8 @@ class NerfStage(Stage):
     """Distills radiance fields.
 
     particles: n; particles_per_step: m; field: of each; lr_encoding, lr_network, lr_background: Adam's, betas 0.9 and
-    0.99, eps 1e-15; random_background: share of the views over one random plain colour, the others over the learned
+    0.99, eps 1e-15; lr_decay: the factor to which the learning rates fall, exponentially, by the trainer's last step,
+    which averages the noise of the guidance away; random_background: share of the views over one random plain colour, the others over the learned
     background; eval_background: grey of pictures, None for the learned background.
     Source: ProlificDreamer, tables of the appendix and its code.
     """
@@ -86,6 +87,7 @@ class NerfStage(Stage):
         lr_encoding: float = 1e-2,
         lr_network: float = 1e-3,
         lr_background: float = 1e-3,
+        lr_decay: float = 1.0,
         random_background: float = 0.5,
         eval_background: float | None = None,
         seed: int = 0,
@@ -94,7 +96,10 @@ class NerfStage(Stage):
         if not 0 <= random_background <= 1:
             raise InputError(f"model.random_background: {random_background:g} is not in [0, 1]")
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
+        if not 0 < lr_decay <= 1:
+            raise InputError(f"model.lr_decay: {lr_decay:g} is not in (0, 1]")
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
+        self.lr_decay = lr_decay
         self.random_background, self.eval_background = random_background, eval_background
 
     def configure_model(self) -> None:
@@ -106,7 +111,7 @@ class NerfStage(Stage):
             torch.manual_seed(self.seed)
             self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> dict:
         groups = [
             {"params": module.parameters(), "lr": lr}
             for p in self.particles
@@ -116,7 +121,10 @@ class NerfStage(Stage):
                 (p.background, self.lr_background),
             )
         ]
-        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        total = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay ** (step / total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def render(
         self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False
