@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo lint prior gates clean
+.PHONY: test demo samples lint prior gates clean
 
-PROMPT ?= a red car
+PROMPT ?= a red mushroom
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,9 +18,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
-# Truth and samples of the prior for PROMPT, in runs/demo.png.
+# PROMPT as an object: its folder below runs/ is printed.
 demo: $(READY)
-	$(BIN)/python -m datamodules.toybox "$(PROMPT)" --prior toybox --out runs/demo.png
+	$(BIN)/dream "$(PROMPT)"
+
+# Truth and samples of the prior for PROMPT, in runs/samples.png.
+samples: $(READY)
+	$(BIN)/python -m datamodules.toybox "$(PROMPT)" --prior toybox --out runs/samples.png
 
 lint: $(READY)
 	$(BIN)/ruff check .

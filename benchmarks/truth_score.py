@@ -31,7 +31,8 @@ def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None
     options = [
         *("fit", "--config", arguments.config, "--prompt", prompt, "--seed_everything", str(seed)),
         *(f"--model.seed={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"),
-        *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", *more, *arguments.overrides),
+        *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0"),
+        *("--trainer.enable_checkpointing=false", *more, *arguments.overrides),
     ]
     if steps is not None:
         options += [f"--trainer.max_steps={steps}"]

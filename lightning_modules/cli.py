@@ -1,15 +1,35 @@
-"""The command `vsd`: LightningCLI with interpolation across files, and input errors in one line."""
+"""The command `vsd`: LightningCLI with interpolation across files, run folders, and input errors in one line.
+
+A stage's run lies in a run folder (see lightning_modules.run_folder); other modules run as LightningCLI runs them.
+"""
 
 import logging
 import os
+import pydoc
 import sys
 import warnings
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+import diffusers
+import huggingface_hub
 import jsonargparse
+import pytorch_lightning as pl
+import transformers
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningModule
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from lightning_modules.checkpoints import LastCheckpoint
+from lightning_modules.progress import progress
+from lightning_modules.run_config import choose, give_identity, place
+from lightning_modules.run_folder import CONFIG, RunFolder
+from lightning_modules.stage import Stage
+from lightning_modules.stopping import Stoppable
 from vsd.errors import InputError
 
 
@@ -27,11 +47,103 @@ class OneLineParser(LightningArgumentParser):
         sys.exit(2)
 
 
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run folder of a stage and shows it in the loggers.
+
+    The file names no run folder and no checkpoint, so that it starts a new run, or with `--ckpt_path last` resumes the
+    run in whose folder it lies.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, Stage):
+            super().setup(trainer, pl_module, stage)
+        elif stage == "fit" and trainer.is_global_zero:
+            config = self.config.clone()
+            config.trainer.default_root_dir = config.ckpt_path = None
+            part = Path(trainer.default_root_dir) / f"{CONFIG}.part"
+            self.parser.save(config, part, skip_none=False, overwrite=True, multifile=False)
+            part.replace(part.with_name(CONFIG))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(config.as_dict())
+
+
 class Command(LightningCLI):
-    """LightningCLI with a top-level `prompt`, which configurations hand on as ${prompt}."""
+    """LightningCLI with run folders for stages.
+
+    Two keys more: `prompt`, which configurations hand on as ${prompt}, and `checkpoint`, a stage's LastCheckpoint.
+    """
+
+    run_folder: RunFolder | None = None
+
+    def __init__(self, *args: Any, **more: Any):
+        try:
+            super().__init__(*args, **more)
+        except BaseException:
+            self._close(failed=True)
+            raise
+        self._close()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--prompt", type=str | None, default=None, help="what to make")
+        parser.add_class_arguments(LastCheckpoint, "checkpoint")
+
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints of stages hold no hyper-parameters; in Lightning those would win over the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        kind = pydoc.locate(config.model.class_path)
+        if not (isinstance(kind, type) and issubclass(kind, Stage)):
+            return
+        self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
+        if rank_zero_only.rank == 0:
+            self.run_folder.reserve()
+            give_identity(config, self.run_folder.path)
+            print(f"run folder: {os.path.relpath(self.run_folder.path)}")
+        self.given, self.config = self.config, self.config.clone()
+        self.config[self.subcommand] = place(config, self.run_folder.path, checkpoint)
+
+    def instantiate_trainer(self, **more: Any) -> pl.Trainer:
+        if self.run_folder is not None:
+            self.config = self.given  # the record of a run says nothing of where it lies
+            config = self.config_init[self.subcommand]
+            callbacks = list(config.trainer.callbacks or [])
+            if config.trainer.enable_checkpointing is not False:
+                callbacks.append(config.checkpoint)
+            own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+            if config.trainer.enable_progress_bar is not False and not own_bar:
+                callbacks.append(progress())
+            config.trainer.callbacks = callbacks
+        return super().instantiate_trainer(**more)
+
+    def fit(self, **arguments: Any) -> None:
+        """Trainer.fit, which Ctrl-C and SIGTERM stop after the step, with a checkpoint."""
+        if self.run_folder is None:
+            return self.trainer.fit(**arguments)
+        with Stoppable(self.trainer) as stoppable:
+            try:
+                self.trainer.fit(**arguments)
+            except SIGTERMException:
+                stoppable.report(self.run_folder)
+                sys.exit(stoppable.code)
+
+    def after_fit(self) -> None:
+        """The turntable of what was made."""
+        tests = type(self.model).test_step is not LightningModule.test_step and self.trainer.limit_test_batches != 0
+        if self.run_folder is not None and tests:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+    def _close(self, failed: bool = False) -> None:
+        trainer = getattr(self, "trainer", None)
+        if self.run_folder is None:
+            return
+        if trainer is not None and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            import wandb  # takes a second
+
+            if wandb.run is not None:
+                wandb.finish(int(failed))
+        if failed and (trainer is None or trainer.global_step == 0):
+            self.run_folder.discard()
 
 
 def run(args: list[str] | None = None) -> Command:
@@ -41,6 +153,7 @@ def run(args: list[str] | None = None) -> Command:
     return Command(
         LightningModule,
         subclass_mode_model=True,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
         parser_kwargs={"parser_mode": "omegaconf+"},
@@ -53,14 +166,24 @@ def main(args: list[str] | None = None) -> None:
     try:
         run(args)
     except Exception as error:
-        # jsonargparse wraps what a constructor raises in a ValueError of its own.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if cause is None:
+        words = fault(error)
+        if words is None:
             raise
-        print(f"vsd: {cause}", file=sys.stderr)
+        print(f"vsd: {' '.join(words.split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def fault(error: BaseException) -> str | None:
+    """What an error says is wrong with the input, in the words of this program or of a library; None for a defect."""
+    cause: BaseException | None = error
+    while cause is not None:  # jsonargparse wraps what a constructor raises in a ValueError of its own
+        ours = isinstance(cause, InputError | MisconfigurationException | OmegaConfBaseException)
+        if ours or type(cause).__module__.startswith("wandb.errors"):
+            return str(cause)
+        cause = cause.__cause__
+    # Where it tries several types it keeps nothing but the words.
+    _, problem, words = str(error).partition("Problem with given class_path")
+    return problem + " ".join(words.splitlines()[:2]) if problem else None
 
 
 def quiet() -> None:
@@ -74,9 +197,18 @@ def quiet() -> None:
         "You.re resuming from a checkpoint that ended before the epoch",  # our streams are functions of the step
     ):
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in str(record.msg).lower() and "litmodels" not in str(record.msg).lower()
-    )
+    for name, words in (
+        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels")),
+        ("pytorch_lightning.trainer.connectors.signal_connector", ("received sigterm",)),
+        ("transformers.utils.import_utils", ("requires torchvision",)),
+    ):
+        logging.getLogger(name).addFilter(
+            lambda record, words=words: not any(w in str(record.msg).lower() for w in words)
+        )
+    # The bars of files that are read; those of downloads stay.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.enable_progress_bars()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.stage import Stage, save_picture
+from lightning_modules.stage import Stage
 from vsd.score_distillation import View
 from vsd.toybox.folder import load_pipeline
 
@@ -98,7 +98,7 @@ class ImageStage(Stage):
         ).images
         rows = [*(self.images(i) for i in range(len(self.guidances))), ancestral.float().cpu()]
         grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-        save_picture(grid.permute(1, 2, 0), self.run_folder / "image.png")
+        self.keep_picture("image", grid.permute(1, 2, 0), "image.png")
 
     def _camera(self) -> tuple[Tensor, Tensor]:
         return torch.tensor([self.azimuth]), torch.tensor([self.elevation])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.stage import Stage, save_picture, save_video
+from lightning_modules.stage import Stage, contact_sheet
 from scene.cameras import pixel_centres, rays
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
@@ -211,7 +211,7 @@ class NerfStage(Stage):
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for i, strip in enumerate(self.strips):
                 name = f"validation/particle{i}-step{self.global_step:06d}.png"
-                save_picture(torch.cat(strip), self.run_folder / name)
+                self.keep_picture(f"validation/particle{i}", torch.cat(strip), name)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -222,7 +222,9 @@ class NerfStage(Stage):
     def on_test_epoch_end(self) -> None:
         if self.trainer.is_global_zero:
             for i, frames in enumerate(self.strips):
-                save_video(torch.stack(frames), self.run_folder / f"turntable-particle{i}.mp4")
+                self.keep_video(f"turntable/particle{i}", torch.stack(frames), f"turntable-particle{i}.mp4")
+                sides = [frame[:, : 2 * len(frame)] for frame in frames]  # colour and normal
+                self.keep_picture(f"contact/particle{i}", contact_sheet(sides, 2), f"contact-particle{i}.png")
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_modules.checkpoints import mark, require_mark, require_weights
+from lightning_modules.loggers import show_picture, show_video
 from lightning_modules.particles import RoundRobin
 from vsd.errors import InputError
 from vsd.guidance import VSDGuidance
@@ -32,9 +34,26 @@ class Stage(pl.LightningModule):
         if not self.guidances:
             raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
 
-    @property
-    def run_folder(self) -> Path:
-        return Path(self.trainer.default_root_dir)
+    def setup(self, stage: str) -> None:
+        # Ranks that are started on their own read the clock on their own.
+        self.run_folder = Path(self.trainer.strategy.broadcast(self.trainer.default_root_dir))
+
+    def keep_picture(self, key: str, images: Tensor, name: str) -> None:
+        """Writes an image (H, W, 3) in [0, 1] into the run folder, and shows it in the loggers under `key`."""
+        save_picture(images, self.run_folder / name)
+        show_picture(self.loggers, key, self.run_folder / name, self.global_step)
+
+    def keep_video(self, key: str, frames: Tensor, name: str) -> None:
+        """Writes frames (T, H, W, 3) in [0, 1] into the run folder, and shows the video in the loggers under `key`."""
+        save_video(frames, self.run_folder / name)
+        show_video(self.loggers, key, self.run_folder / name, self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        mark(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        require_mark(checkpoint, type(self).__name__)
+        require_weights(checkpoint["state_dict"], self)
 
     def generator(self, *stream: int) -> torch.Generator:
         """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""
@@ -50,6 +69,15 @@ def save_picture(images: Tensor, path: Path) -> None:
     """Writes an image (H, W, 3) in [0, 1] as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(to_pixels(images)).save(path)
+
+
+def contact_sheet(frames: list[Tensor], columns: int, views: int = 8) -> Tensor:
+    """Evenly spaced frames of a turn side by side, the first one first.
+
+    frames: each `columns` squares (S, columns S, 3) side by side; the sheet is (columns S, views S, 3), a row a column.
+    """
+    chosen = [frames[i * len(frames) // views] for i in range(min(views, len(frames)))]
+    return torch.cat([torch.cat(list(f.chunk(columns, 1))) for f in chosen], 1)
 
 
 def save_video(frames: Tensor, path: Path, fps: int = 30) -> None:

@@ -43,80 +43,95 @@ def levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_s
 
 
 def corner_indices(level: Level, grid: Tensor) -> Tensor:
-    """Table indices (N, 8) of the corners of cells `grid` (N, 3), int64; bit d of a corner moves it along axis d."""
-    corner = torch.arange(8, device=grid.device)
-    moves = torch.stack([corner >> d & 1 for d in range(3)], -1)  # (8, 3)
-    x, y, z = (grid[:, None] + moves).bitwise_and(MASK).unbind(-1)
+    """Table indices (2, 2, 2, N), int64, of the corners of cells `grid` (3, N); the axes are z, y, x, then points."""
+    x, y, z = (torch.stack([axis, axis + 1]) for axis in grid)
     if level.hashed:
-        index = x ^ (y * PRIMES[1] & MASK) ^ (z * PRIMES[2] & MASK)
-    else:
-        index = (x + y * level.resolution + z * level.resolution**2) & MASK
+        # The table's length is a power of two: its remainder is a mask, which may be taken before the xor.
+        low = level.entries - 1
+        return (x & low) ^ (y * PRIMES[1] & low)[:, None] ^ (z * PRIMES[2] & low)[:, None, None]
+    index = x + (y * level.resolution)[:, None] + (z * level.resolution**2)[:, None, None]
     # Dense levels wrap too: the shift by half a cell lets a corner lie one vertex beyond the last.
-    return index % level.entries
+    return (index & MASK) % level.entries
 
 
 def cell(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells (N, 3), int64, and the position (N, 3) in [0, 1) inside them of points (N, 3)."""
+    """Cells (3, N), int64, and the position (3, N) in [0, 1) inside them of points (3, N)."""
     # The product is rounded once, as in a fused multiply-add.
     position = (points.double() * level.scale + 0.5).to(points.dtype)
     grid = position.floor()
     return grid.long(), position - grid
 
 
+def corner_values(column: Tensor, index: Tensor) -> Tensor:
+    """One feature's values at table indices of any shape."""
+    return column.index_select(0, index.view(-1)).view(index.shape)  # several times faster than indexing
+
+
 def corner_weights(inside: Tensor) -> Tensor:
-    """Trilinear weights (N, 8) of the corners for positions (N, 3) inside the cell."""
-    x, y, z = (torch.stack([1 - inside[:, d], inside[:, d]], 1) for d in range(3))
-    return (z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]).reshape(-1, 8)
+    """Trilinear weights (2, 2, 2, N) of the corners for positions (3, N) inside the cell; axes as in corner_indices."""
+    x, y, z = (torch.stack([1 - axis, axis]) for axis in inside)
+    return (z[:, None] * y)[:, :, None] * x
+
+
+def interpolate(corners: Tensor, inside: Tensor) -> Tensor:
+    """Values (N,) inside cells from those of their corners (2, 2, 2, N)."""
+    x, y, z = inside
+    planes = torch.lerp(*corners, z)
+    return torch.lerp(*torch.lerp(*planes, y), x)
+
+
+def slopes(corners: Tensor, inside: Tensor) -> Tensor:
+    """Derivatives (3, N) of interpolate with respect to `inside`."""
+    x, y, z = inside
+    back, front = corners
+    planes = torch.lerp(back, front, z)
+    low, high = torch.lerp(*planes, y)
+    across = torch.lerp(*(planes[1] - planes[0]), x)
+    through = torch.lerp(*torch.lerp(*(front - back), y), x)
+    return torch.stack([high - low, across, through])
 
 
 class _Encode(torch.autograd.Function):
-    """Features (N, L F) of points (N, 3); the scatter of the backward is one bincount a feature and level."""
+    """Features (N, L F) of points (N, 3).
+
+    Points are the last, contiguous axis of everything, and a feature is a gather or scatter of single numbers: on a CPU
+    each of the two makes a pass several times faster than rows of features do. Scattering asks a GPU for nothing.
+    """
 
     @staticmethod
     def forward(ctx, points: Tensor, parameters: Tensor, made: list[Level], features: int) -> Tensor:
-        table = parameters.view(-1, features)
-        out, kept = [], []
-        for level in made:
-            grid, inside = cell(level, points)
-            index = corner_indices(level, grid) + level.offset
-            values = table.index_select(0, index.reshape(-1)).view(len(points), 8, features)
-            weights = corner_weights(inside)
-            out.append(torch.bmm(weights[:, None], values)[:, 0])
+        table, columns = parameters.view(-1, features), points.T.contiguous()
+        out = points.new_empty(len(made) * features, len(points))
+        kept = []
+        for k, level in enumerate(made):
+            grid, inside = cell(level, columns)
+            index = corner_indices(level, grid)
+            rows = table[level.offset : level.offset + level.entries]
+            for f in range(features):
+                out[k * features + f] = interpolate(corner_values(rows[:, f], index), inside)
             kept += [index, inside]
         ctx.save_for_backward(points, parameters, *kept)
         ctx.levels, ctx.features = made, features
-        return torch.cat(out, 1)
+        return out.T
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         points, parameters, *kept = ctx.saved_tensors
-        features, table = ctx.features, parameters.view(-1, ctx.features)
-        grad_parameters = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
+        features, table, grad = ctx.features, parameters.view(-1, ctx.features), grad.T.contiguous()
+        grad_parameters = torch.empty_like(table) if ctx.needs_input_grad[1] else None
         grad_points = torch.zeros_like(points) if ctx.needs_input_grad[0] else None
         for k, level in enumerate(ctx.levels):
             index, inside = kept[2 * k : 2 * k + 2]
-            part = grad[:, k * features : (k + 1) * features]
+            rows = slice(level.offset, level.offset + level.entries)
             if grad_parameters is not None:
-                flat = index.reshape(-1) - level.offset
-                weights = corner_weights(inside)
-                rows = slice(level.offset, level.offset + level.entries)
+                weights, flat = corner_weights(inside), index.view(-1)
                 for f in range(features):
-                    share = (weights * part[:, f : f + 1]).reshape(-1)
-                    grad_parameters[rows, f] = torch.bincount(flat, share, level.entries).to(table.dtype)
+                    share = (weights * grad[k * features + f]).view(-1)
+                    grad_parameters[rows, f] = share.new_zeros(level.entries).scatter_add_(0, flat, share)
             if grad_points is not None:
-                values = table.index_select(0, index.reshape(-1)).view(len(points), 8, features)
-                along = torch.bmm(values, part[:, :, None])[:, :, 0].view(-1, 2, 2, 2)  # (N, z, y, x)
-                x, y, z = (torch.stack([1 - inside[:, d], inside[:, d]], 1) for d in range(3))
-                difference = torch.stack(
-                    [
-                        torch.einsum("nzy,nz,ny->n", along[..., 1] - along[..., 0], z, y),
-                        torch.einsum("nzx,nz,nx->n", along[:, :, 1] - along[:, :, 0], z, x),
-                        torch.einsum("nyx,ny,nx->n", along[:, 1] - along[:, 0], y, x),
-                    ],
-                    1,
-                )
-                grad_points += level.scale * difference
+                along = [corner_values(table[rows, f], index) * grad[k * features + f] for f in range(features)]
+                grad_points += level.scale * slopes(sum(along), inside).T
         return grad_points, None if grad_parameters is None else grad_parameters.view(-1), None, None
 
 

@@ -12,7 +12,7 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """A cache folder of the test session, set as VSD_CACHE."""
     folder = tmp_path_factory.mktemp("cache")

@@ -91,6 +91,12 @@ def eps_of_v(v: Tensor, x_t: Tensor, alphabar: Tensor) -> Tensor:
     return alphabar.sqrt() * v + (1 - alphabar).sqrt() * x_t
 
 
+def v_of_eps(eps: Tensor, x_0: Tensor, alphabar: Tensor) -> Tensor:
+    """v = alpha_t eps - sigma_t x_0. Source: Salimans and Ho 2022, appendix D; alphabar: (B,)."""
+    alphabar = alphabar[:, None, None, None]
+    return alphabar.sqrt() * eps - (1 - alphabar).sqrt() * x_0
+
+
 def as_loss(x_0: Tensor, gradient: Tensor) -> Tensor:
     """A scalar whose gradient with respect to x_0 is `gradient` / B; its value is half the square norm, over B."""
     target = (x_0 - gradient).detach()

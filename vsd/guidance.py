@@ -1,19 +1,20 @@
 """VSDGuidance: score distillation as a Lightning callback.
 
 List it under trainer.callbacks. It loads the prior, offers itself to the stage (its `guidances` list), trains the score
-network after every particle step, keeps its own state in the checkpoint and exports phi when training ends.
+network after every particle step, keeps its own state in the checkpoint and, when training ends, exports phi to the
+stage's `run_folder`.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from vsd.embeddings import free_text_encoders
 from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
-from vsd.prompts import Prompts, free_text_encoders
+from vsd.prompts import Prompts
 from vsd.score_distillation import Kind, ScoreDistillation, ScoreSettings, View
 from vsd.timesteps import Timesteps
 from vsd.toybox.folder import TOYBOX
@@ -27,8 +28,8 @@ class VSDGuidance(pl.Callback):
     """Guides a stage's particles with a prior, by VSD, SDS, ESD or CSD.
 
     prompt, negative, overrides, views: see Prompts, the toybox's eight view sectors by default; model: "toybox", a
-    folder or a hub id; timesteps, kind, scale, rescale, esd_scale, clamp, score, seed: see ScoreDistillation; dtype: of
-    the prior; nan_limit: gradients that may be skipped because they are not finite before training stops.
+    folder or a hub id; timesteps, kind, scale, rescale, esd_scale, clamp, score, seed, perp_neg: see ScoreDistillation;
+    dtype: of the prior; nan_limit: gradients that may be skipped because they are not finite before training stops.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class VSDGuidance(pl.Callback):
         dtype: Literal["float32", "bfloat16"] = "float32",
         nan_limit: int = 20,
         seed: int = 0,
+        perp_neg: float = 0.0,
     ):
         self.prompts = Prompts(prompt, negative, views or eight_sectors(), overrides or {})
         self.model, self.dtype, self.nan_limit, self.seed = model, DTYPES[dtype], nan_limit, seed
@@ -59,6 +61,7 @@ class VSDGuidance(pl.Callback):
             "esd_scale": esd_scale,
             "clamp": clamp,
             "score": score,
+            "perp_neg": perp_neg,
         }
         self.kind = kind
         self.core: ScoreDistillation | None = None
@@ -99,8 +102,11 @@ class VSDGuidance(pl.Callback):
             )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.core.network is not None and trainer.is_global_zero:
-            self.core.network.export(Path(trainer.default_root_dir) / "phi")
+        if self.core.network is None or not trainer.is_global_zero:
+            return
+        trained = [guidance for guidance in pl_module.guidances if guidance.core.network is not None]
+        name = "phi" if len(trained) == 1 else f"phi-{trained.index(self)}"
+        self.core.network.export(pl_module.run_folder / name)
 
     def state_dict(self) -> dict:
         return {} if self.core is None else self.core.state_dict()

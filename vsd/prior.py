@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import Tensor
 
 from vsd.distillation import eps_of_v
@@ -42,15 +43,42 @@ class Text:
         return Text(torch.cat([t.states for t in texts]), pooled)
 
 
+def open_pipeline(model: str, dtype: torch.dtype = torch.float32, key: str = "guidance.model") -> DiffusionPipeline:
+    """The pipeline of a folder, a hub id, or "toybox", on the CPU. InputError names `key`, the model and the fix."""
+    if model in REMOVED:
+        raise InputError(f"{key}: {model} was removed from the hub; its mirror is {REMOVED[model]}")
+    if model == TOYBOX or Path(model).is_dir():
+        return load_pipeline(model, dtype)
+    try:
+        return DiffusionPipeline.from_pretrained(model, dtype=dtype)
+    except GatedRepoError as error:
+        raise InputError(
+            f"{key}: {model} is gated; accept its licence on https://huggingface.co/{model} and run 'hf auth login'"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"{key}: {model} is neither a folder nor a public model of the hub; check the id") from error
+    except Exception as error:
+        # diffusers wraps what the network said; for a damaged file, it and others raise a dozen unrelated types.
+        reason = " ".join(str(error.__cause__ or error).split())[:160]
+        raise InputError(
+            f"{key}: {model} is no folder here and does not load from the hub ({reason}); check the id and the network"
+        ) from error
+
+
 class DiffusionPrior:
     """A frozen text-to-image diffusion model.
 
     pipeline: a diffusers pipeline whose UNet is a UNet2DConditionModel with eps or v prediction; device, dtype: of its
-    networks, float32 or bfloat16. Attributes: unet, vae, alphabar (T,) on the device, is_v, image_size in pixels.
+    networks, float32 or bfloat16; key: the setting that named the pipeline, for messages. Attributes: unet, vae,
+    alphabar (T,) on the device, is_v, image_size in pixels.
     """
 
     def __init__(
-        self, pipeline: DiffusionPipeline, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        pipeline: DiffusionPipeline,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        key: str = "guidance.model",
     ):
         if dtype not in (torch.float32, torch.bfloat16):
             raise InputError(
@@ -58,9 +86,7 @@ class DiffusionPrior:
             )
         prediction = pipeline.scheduler.config.prediction_type
         if prediction not in ("epsilon", "v_prediction"):
-            raise InputError(
-                f"guidance.model: its scheduler predicts '{prediction}'; epsilon or v_prediction is needed"
-            )
+            raise InputError(f"{key}: its scheduler predicts '{prediction}'; epsilon or v_prediction is needed")
         self.device, self.dtype = torch.device(device), dtype
         self.is_v = prediction == "v_prediction"
         self.pipeline = pipeline
@@ -75,22 +101,14 @@ class DiffusionPrior:
 
     @classmethod
     def load(
-        cls, model: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        model: str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        key: str = "guidance.model",
     ) -> "DiffusionPrior":
-        """From a folder, a hub id, or "toybox". InputError names the id and the mirror, when there is one."""
-        if model in REMOVED:
-            raise InputError(f"guidance.model: {model} was removed from the hub; its mirror is {REMOVED[model]}")
-        if model == TOYBOX or Path(model).is_dir():
-            return cls(load_pipeline(model, dtype), device, dtype)
-        try:
-            pipeline = DiffusionPipeline.from_pretrained(model, dtype=dtype)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"guidance.model: {model} is no folder here and does not load from the hub ({reason}); "
-                "check the id, the network and, for a gated model, your login"
-            ) from error
-        return cls(pipeline, device, dtype)
+        """From a folder, a hub id, or "toybox"; see open_pipeline."""
+        return cls(open_pipeline(model, dtype, key), device, dtype, key)
 
     @property
     def steps(self) -> int:
@@ -119,12 +137,19 @@ class DiffusionPrior:
         ids = torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=self.dtype)
         return {"text_embeds": text.pooled, "time_ids": ids.expand(shape[0], 6)}
 
-    def predict(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
-        """eps (B, C, H, W), float32, for timesteps t (B,) and B prompts."""
-        out = self.unet(
+    def raw(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        """What the network itself predicts, eps or v: (B, C, H, W), float32, for timesteps t (B,) and B prompts."""
+        return self.unet(
             x_t.to(self.dtype), t, encoder_hidden_states=text.states, added_cond_kwargs=self.conditions(text, x_t.shape)
         ).sample.float()
-        return eps_of_v(out, x_t, self.alphabar[t]) if self.is_v else out
+
+    def eps_of(self, raw: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """eps (B, C, H, W) from `raw`'s prediction."""
+        return eps_of_v(raw, x_t, self.alphabar[t]) if self.is_v else raw
+
+    def predict(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        """eps (B, C, H, W), float32, for timesteps t (B,) and B prompts."""
+        return self.eps_of(self.raw(x_t, t, text), x_t, t)
 
     @torch.no_grad()
     def predict_many(self, x_t: Tensor, t: Tensor, texts: list[Text]) -> list[Tensor]:

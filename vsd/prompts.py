@@ -1,18 +1,22 @@
 """Prompts and their embeddings: one for every view, the plain one for the score network, the negative one.
 
-y is the plain prompt, y^c the prompt with the words of the camera's view. The text encoder runs once, at the start.
+y is the plain prompt, y^c the prompt with the words of the camera's view. The text encoder runs once, at the start, if
+at all: see embeddings.
 """
 
+import re
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from vsd.embeddings import embed
 from vsd.errors import InputError
 from vsd.prior import DiffusionPrior, Text
 from vsd.views import ViewSectors
 
 LONGEST = 2000  # characters; far above what any text encoder reads
+BYTES = 256  # a tokenizer of fewer tokens cannot spell every text: it knows words, as the toybox's does
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,22 @@ class PromptTable:
 
     def __init__(self, prior: DiffusionPrior, prompts: Prompts):
         self.prompts = prompts
-        texts = encode(prior, [prompts.prompt, prompts.negative, *prompts.of_views()])
+        check_words(prior, prompts)
+        texts = embed(prior, [prompts.prompt, prompts.negative, *prompts.of_views()])
         self.plain, self.negative, self.views = texts[:1], texts[1:2], texts[2:]
 
     def of_cameras(self, azimuth: Tensor, elevation: Tensor) -> Text:
         """y^c of cameras at (B,) azimuths and elevations in degrees."""
         if self.prompts.views is None:
             return self.repeat(self.views, len(azimuth))
-        return self.views[self.prompts.views.index(azimuth, elevation).to(self.views.states.device)]
+        device = self.views.states.device
+        return self.views[self.prompts.views.index(azimuth.to(device), elevation.to(device))]
+
+    def negatives(self, azimuth: Tensor, elevation: Tensor) -> tuple[list[Text], Tensor]:
+        """Two prompts for each of B cameras that Perp-Neg leads away from, and their weights (2, B)."""
+        device = self.views.states.device
+        index, weights = self.prompts.views.negatives(azimuth.to(device), elevation.to(device))
+        return [self.views[i] for i in index], weights
 
     @staticmethod
     def repeat(text: Text, count: int) -> Text:
@@ -71,22 +83,22 @@ class PromptTable:
         return text[torch.zeros(count, dtype=torch.long, device=text.states.device)]
 
 
-@torch.no_grad()
-def encode(prior: DiffusionPrior, prompts: list[str]) -> Text:
-    """Text conditions of prompts, with the pipeline's own tokenizers and encoders (two of them in SDXL)."""
-    pipeline = prior.pipeline
-    for name in ("text_encoder", "text_encoder_2"):
-        encoder = getattr(pipeline, name, None)
-        if encoder is not None:
-            encoder.to(prior.device)
-    states, _, *pooled = pipeline.encode_prompt(
-        prompt=prompts, device=prior.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-    )
-    return Text(states, pooled[0] if pooled else None).to(prior.device, prior.dtype)
+def check_words(prior: DiffusionPrior, prompts: Prompts) -> None:
+    """InputError for a word that the toybox's text encoder never met; other models spell any text."""
+    tokenizer = prior.pipeline.tokenizer
+    if len(tokenizer) >= BYTES:
+        return
+    # A whole word's token ends in </w>; single letters are what unknown words fall into.
+    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>")]
+    known = [word for word in words if len(word) > 1 or word in ("a", ",")]
+    for text in (prompts.prompt, prompts.negative, *prompts.of_views()):
+        for word in re.findall(r"\w+|[^\w\s]+", text.lower()):
+            if word not in known:
+                raise InputError(
+                    f"prompt '{_short(text)}': unknown word '{_short(word)}'; the toybox has {' '.join(sorted(known))}"
+                )
 
 
-def free_text_encoders(prior: DiffusionPrior) -> None:
-    """Drops the text encoders, which nothing needs once the embeddings are made."""
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(prior.pipeline, name, None) is not None:
-            setattr(prior.pipeline, name, None)
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,7 +1,8 @@
-"""eps_phi(x_t, t, c, y): the score of the renders, as a LoRA on the prior's own UNet with a camera embedding.
+"""eps_phi(x_t, t, c, y): the score of the renders, as a LoRA on a pretrained UNet with a camera embedding.
 
-One UNet serves both: without the adapter it is the prior, to the bit; with it, and with the camera's embedding added
-to the time embedding, it is the score network. Cameras are camera-to-world matrices (B, 4, 4).
+The UNet is the prior's own, which serves both: without the adapter it is the prior, to the bit; with it, and with the
+camera's embedding added to the time embedding, it is the score network. Or it is that of a second pipeline with the
+same latents. Cameras are camera-to-world matrices (B, 4, 4).
 """
 
 from collections.abc import Iterator
@@ -12,52 +13,63 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vsd.distillation import v_of_eps
 from vsd.errors import InputError
 from vsd.prior import DiffusionPrior, Text
 
 ADAPTER = "phi"
+USE = "use the guidance.model and guidance.score's model, rank and targets that it was trained with"
+TOLERANCE = 0.05  # between the latents of two copies of an autoencoder, of which one may be retouched
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class ScoreNetwork(nn.Module):
     """The trainable part of eps_phi; owns the adapter's parameters and the camera embedding, not the UNet.
 
-    prior: whose UNet gets the adapter; rank: of the LoRA, alpha equals it; targets: names of the layers that get one.
+    base: the pipeline whose UNet gets the adapter; rank: of the LoRA, alpha equals it; targets: names of the layers
+    that get one.
     Source: ProlificDreamer, section 3.3 and appendix; the reference code embeds the flattened matrix likewise.
     """
 
     def __init__(
         self,
-        prior: DiffusionPrior,
+        base: DiffusionPrior,
         rank: int = 4,
         targets: tuple[str, ...] = ATTENTION,
     ):
         super().__init__()
         if rank < 1:
-            raise InputError(f"guidance.rank: {rank}; a LoRA needs a rank of at least 1")
-        self._prior = [prior]  # in a list: the frozen network must not become part of this module
-        unet = prior.unet
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name=ADAPTER)
+            raise InputError(f"guidance.score.rank: {rank}; a LoRA needs a rank of at least 1")
+        self.base = base
+        unet = base.unet
+        try:
+            unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name=ADAPTER)
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"guidance.score.targets: {', '.join(targets)} do not fit the UNet ({reason})") from error
         cast_training_params(unet, dtype=torch.float32)
         self.adapter = nn.ParameterList(p for p in unet.parameters() if p.requires_grad)
         width = unet.time_embedding.linear_2.out_features
-        self.camera = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(prior.device)
+        self.camera = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(base.device)
         # Starts as the prior itself: the camera's part of the embedding is learned from nothing.
         nn.init.zeros_(self.camera[2].weight)
         nn.init.zeros_(self.camera[2].bias)
         self._embedding: Tensor | None = None
         unet.time_embedding.register_forward_hook(self._add_camera)
+        self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         self._enable(False)
 
     def _add_camera(self, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return output if self._embedding is None else output + self._embedding.to(output.dtype)
 
     def _enable(self, on: bool) -> None:
-        unet = self._prior[0].unet
-        unet.enable_adapters() if on else unet.disable_adapters()
+        # peft's own switch walks all modules and freezes what it disables: a tenth of a small network's pass.
+        for layer in self._layers:
+            layer._disable_adapters = not on
 
     @contextmanager
     def _active(self, cameras: Tensor) -> Iterator[None]:
@@ -68,13 +80,15 @@ class ScoreNetwork(nn.Module):
         finally:
             self._embedding = None
             self._enable(False)
-            # peft freezes what it disables; the optimizer's parameters must stay trainable.
-            self.adapter.requires_grad_(True)
+
+    def raw(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor) -> Tensor:
+        """What the network itself predicts, eps or v: (B, C, H, W), float32. A camera of zeros is no camera."""
+        with self._active(cameras):
+            return self.base.raw(x_t, t, text)
 
     def predict(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor) -> Tensor:
-        """eps_phi (B, C, H, W), float32. A camera of zeros is no camera."""
-        with self._active(cameras):
-            return self._prior[0].predict(x_t, t, text)
+        """eps_phi (B, C, H, W), float32."""
+        return self.base.eps_of(self.raw(x_t, t, text, cameras), x_t, t)
 
     def loss(
         self,
@@ -89,39 +103,76 @@ class ScoreNetwork(nn.Module):
     ) -> Tensor:
         """Mean diffusion loss of phi on renders' latents x_0 (detached) with plain prompts.
 
-        hidden: (B,) bool, whose camera is dropped; v_objective: the eps error is weighted with 1 / alphabar_t, which
-        makes it the v error, but at most with `weight_limit`.
+        hidden: (B,) bool, whose camera is dropped; v_objective, weight_limit: see error.
         """
         cameras = torch.where(hidden[:, None, None], torch.zeros_like(cameras), cameras)
-        predicted = self.predict(self._prior[0].noise(x_0.detach(), t, eps), t, text, cameras)
-        error = (predicted - eps).square().mean((1, 2, 3))
+        raw = self.raw(self.base.noise(x_0, t, eps), t, text, cameras)
+        return self.error(raw, x_0, t, eps, v_objective, weight_limit)
+
+    def error(
+        self, raw: Tensor, x_0: Tensor, t: Tensor, eps: Tensor, v_objective: bool = True, weight_limit: float = 20.0
+    ) -> Tensor:
+        """Mean square error of the prediction `raw` for latents x_0 noised with eps.
+
+        v_objective: the error is that of v, which is the error of eps weighted with 1 / alphabar_t; for a network that
+        predicts eps the weight is at most `weight_limit`. Without it the error is that of eps.
+        """
+        alphabar = self.base.alphabar[t]
+        if v_objective and self.base.is_v:
+            return (raw - v_of_eps(eps, x_0, alphabar)).square().mean()
+        error = (self.base.eps_of(raw, self.base.noise(x_0, t, eps), t) - eps).square().mean((1, 2, 3))
         if v_objective:
-            error = error * (1 / self._prior[0].alphabar[t]).clamp(max=weight_limit)
+            error = error * (1 / alphabar).clamp(max=weight_limit)
         return error.mean()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """What was trained, as plain tensors."""
-        lora = get_peft_model_state_dict(self._prior[0].unet, adapter_name=ADAPTER)
+        lora = get_peft_model_state_dict(self.base.unet, adapter_name=ADAPTER)
         return {"lora": {k: v.detach().clone() for k, v in lora.items()}, "camera": self.camera.state_dict()}
 
     def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Restores `state()`; InputError when it belongs to another architecture."""
-        result = set_peft_model_state_dict(self._prior[0].unet, state["lora"], adapter_name=ADAPTER)
+        try:
+            result = set_peft_model_state_dict(self.base.unet, state["lora"], adapter_name=ADAPTER)
+            self.camera.load_state_dict(state["camera"])
+        except RuntimeError as error:  # tensors of other shapes
+            raise InputError(f"score network: the saved LoRA does not fit; {USE}") from error
         missing = [k for k in result.missing_keys if f".{ADAPTER}." in k]
         if missing or result.unexpected_keys:
             raise InputError(
                 f"score network: the saved LoRA does not fit ({len(missing)} tensors missing, "
-                f"{len(result.unexpected_keys)} unknown); use the guidance.model, rank and targets it was trained with"
+                f"{len(result.unexpected_keys)} unknown); {USE}"
             )
-        self.camera.load_state_dict(state["camera"])
 
     def export(self, folder: str | Path) -> None:
-        """Writes pytorch_lora_weights.safetensors, which the prior's pipeline loads, and camera.safetensors."""
+        """Writes pytorch_lora_weights.safetensors, which the base's pipeline loads, and camera.safetensors."""
         folder = Path(folder)
-        pipeline: type[DiffusionPipeline] = type(self._prior[0].pipeline)
+        pipeline: type[DiffusionPipeline] = type(self.base.pipeline)
         pipeline.save_lora_weights(folder, unet_lora_layers=self.state()["lora"])
         save_file(self.camera.state_dict(), folder / "camera.safetensors")
 
     def load_camera(self, file: str | Path) -> None:
         """Restores the camera embedding from an exported camera.safetensors."""
         self.camera.load_state_dict(load_file(file))
+
+
+def load_score_base(model: str, prior: DiffusionPrior) -> DiffusionPrior:
+    """A second pipeline for phi, without its autoencoder; InputError unless its latents are the prior's."""
+    key = "guidance.score.model"
+    base = DiffusionPrior.load(model, prior.device, prior.dtype, key)
+    channels = [p.unet.config.in_channels for p in (prior, base)]
+    image = torch.linspace(-1, 1, 3 * 64 * 64, device=prior.device).view(1, 64, 64, 3).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        ours, theirs = prior.encode(image), base.encode(image)
+    if len(set(channels)) > 1 or ours.shape != theirs.shape or (ours - theirs).norm() > TOLERANCE * ours.norm():
+        raise InputError(
+            f"{key}: the latents of {model} ({channels[1]} channels) are not those of guidance.model "
+            f"({channels[0]}); name a model with the same autoencoder"
+        )
+    base.vae = base.pipeline.vae = None
+    return base
+
+
+def matching_times(alphabar: Tensor, other: Tensor) -> Tensor:
+    """Timesteps (T,) at which the schedule `other` is as noisy as `alphabar` is at 0 ... T - 1, to the nearest."""
+    return (alphabar[:, None] - other[None]).abs().argmin(1)

@@ -5,6 +5,7 @@ left side; elevation is measured from the horizontal plane.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,12 +49,40 @@ class ViewSectors:
         return (*(s.words for s in self.sectors), self.overhead)
 
     def index(self, azimuth: Tensor, elevation: Tensor) -> Tensor:
-        """Indices (B,) into `words` for azimuths and elevations (B,)."""
-        start = torch.tensor([s.start for s in self.sectors], dtype=torch.float64)
-        width = torch.tensor([s.stop - s.start for s in self.sectors], dtype=torch.float64)
-        offset = (azimuth.cpu().double()[:, None] - start) % 360.0
+        """Indices (B,) into `words` for azimuths and elevations (B,), on their device."""
+        start, width = _edges(tuple(self.sectors), azimuth.device)
+        offset = (azimuth.double()[:, None] - start) % 360.0
         sector = (offset < width).to(torch.uint8).argmax(1)
-        return torch.where(elevation.cpu() > self.overhead_above, len(self.sectors), sector)
+        return torch.where(elevation > self.overhead_above, len(self.sectors), sector)
+
+    def negatives(self, azimuth: Tensor, elevation: Tensor) -> tuple[Tensor, Tensor]:
+        """What Perp-Neg leads away from: indices (2, B) of the front and the nearest side, and weights (2, B) <= 0.
+
+        Weights are a exp(-b r) + c of the position r between two of front, side and back; overhead they are 0.
+        Source: Armandpour et al. 2023, Perp-Neg; its curves as in threestudio's settings.
+        """
+        turned = (azimuth + 180.0) % 360.0 - 180.0  # in [-180, 180)
+        level = torch.zeros_like(turned)
+        front = self.index(level, level)
+        side = self.index(torch.where(turned < 0, -90.0, 90.0).to(turned), level)
+        to_side, to_back = 1 - turned.abs() / 90, 2 - turned.abs() / 90  # 1 at the front, 0 at the side; 1, 0 behind it
+        weights = torch.where(
+            to_side > 0,
+            torch.stack([_decay(to_side, 4.0, -2.426), _decay(1 - to_side, 4.0, -2.426)]),
+            torch.stack([_decay(to_back, 1.0, 0.967), _decay(to_back, 1.0, -0.606)]),
+        )
+        return torch.stack([front, side]), torch.where(elevation > self.overhead_above, 0.0, weights)
+
+
+@lru_cache
+def _edges(sectors: tuple[Sector, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Starts and widths of sectors, kept on the device: training asks for them every step."""
+    edges = torch.tensor([(s.start, s.stop - s.start) for s in sectors], dtype=torch.float64, device=device)
+    return edges[:, 0], edges[:, 1]
+
+
+def _decay(r: Tensor, a: float, c: float) -> Tensor:
+    return -(a * torch.exp(-0.5 * r) + c)
 
 
 def eight_sectors() -> ViewSectors:

@@ -20,6 +20,7 @@ from torch import Tensor
 from datamodules.toybox.objects import COLOURS, OBJECTS, build, stack
 from datamodules.toybox.render import render
 from scene.cameras import Orbit
+from vsd.cache import cache_folder
 from vsd.errors import InputError
 
 VERSION = 1
@@ -80,11 +81,6 @@ def random_backgrounds(count: int, rng: np.random.Generator) -> Tensor:
     grey = np.repeat(rng.random((count, 1)), 3, 1)
     colours = np.where(kind < 0.3, 1.0, np.where(kind < 0.6, grey, rng.random((count, 3))))
     return torch.tensor(colours, dtype=torch.float32)
-
-
-def cache_folder() -> Path:
-    """VSD_CACHE, or ~/.cache/vsd."""
-    return Path(os.environ.get("VSD_CACHE") or Path.home() / ".cache" / "vsd")
 
 
 def load_renders(

@@ -82,6 +82,23 @@ def test_the_decoder_alone_keeps_the_latents(untrained_prior, cache, tmp_path):
     assert "decoder" in changed and not changed & {"encoder", "quant_conv"}
 
 
+def test_compilation_serves_training_alone(untrained_prior, cache, tmp_path, monkeypatch):
+    """A compiled call of the validation batches would be compiled anew for their other size and mode."""
+    shutil.copytree(untrained_prior, tmp_path / "prior")
+    modes = []
+
+    def compile_in_place(network):
+        def compiled(*args, **kwargs):
+            modes.append(network.training)
+            return network._call_impl(*args, **kwargs)
+
+        network._compiled_call_impl = compiled
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_in_place)
+    fit("prior.yaml", tmp_path / "prior", "--model.compile=true", f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}")
+    assert modes == [True, True]
+
+
 def test_a_missing_folder_is_made_with_a_linear_start(cache, tmp_path):
     fit("autoencoder.yaml", tmp_path / "new")
     pipeline = load_pipeline(tmp_path / "new")

@@ -4,9 +4,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, U
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from datamodules.toybox.captions import VOCABULARY
+from vsd.embeddings import encode, free_text_encoders
 from vsd.errors import InputError
 from vsd.prior import REMOVED, DiffusionPrior, Text
-from vsd.prompts import Prompts, PromptTable, encode, free_text_encoders
+from vsd.prompts import Prompts, PromptTable
 from vsd.toybox.architecture import PROMPT_TOKENS, untrained_pipeline, word_tokenizer
 from vsd.views import eight_sectors
 
@@ -112,6 +113,8 @@ def test_sdxl_gets_its_pooled_text_and_sizes(tmp_path):
     prior = DiffusionPrior.load(str(tmp_path / "sdxl"))
     table = PromptTable(prior, Prompts("a red car"))
     assert table.plain.states.shape[-1] == 64 and table.plain.pooled.shape == (1, 24)
+    cached = PromptTable(prior, Prompts("a red car")).plain
+    assert torch.equal(cached.states, table.plain.states) and torch.equal(cached.pooled, table.plain.pooled)
     x_t, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
     text = table.repeat(table.plain, 2)
     eps = prior.predict(x_t, t, text)

@@ -88,6 +88,117 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(monkeypatch):
     assert distillation.skipped == 1 and loss == 0 and latents.grad.abs().max() == 0
 
 
+def test_broken_renders_move_neither_particles_nor_phi():
+    distillation = make(score=ScoreSettings(lr=1e-2, warmup=1))
+    distillation.particle_loss(draw(), VIEW, STEPS)
+    distillation.update_score()
+    before = [p.detach().clone() for p in distillation.network.parameters()]
+    moments = [s["exp_avg"].clone() for s in distillation.optimizer.state.values()]
+    images = torch.zeros(2, 3, 64, 64)
+    images[0, 1, 5, 5] = float("nan")
+    images.requires_grad_(True)
+    distillation.particle_loss(images, VIEW, STEPS).backward()
+    assert not distillation.update_score().isfinite()
+    assert images.grad.abs().max() == 0 and distillation.skipped >= 2
+    assert all(torch.equal(a, b) for a, b in zip(before, distillation.network.parameters(), strict=True))
+    after = (s["exp_avg"] for s in distillation.optimizer.state.values())
+    assert all(torch.equal(a, b) for a, b in zip(moments, after, strict=True))
+    distillation.particle_loss(draw(), VIEW, STEPS)
+    assert distillation.update_score().isfinite(), "and goes on"
+    assert any(not torch.equal(a, b) for a, b in zip(before, distillation.network.parameters(), strict=True))
+
+
+def test_an_autoencoder_whose_backward_overflows_is_skipped():
+    distillation = make("sds")
+    images = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    encode = distillation.prior.encode
+
+    def overflowing(x):
+        latents = encode(x)
+        latents.register_hook(lambda gradient: gradient * float("inf"))
+        return latents
+
+    distillation.prior.encode = overflowing
+    distillation.particle_loss(images, VIEW, STEPS).backward()
+    assert distillation.skipped == 1 and images.grad.abs().max() == 0
+
+
+def test_phi_is_asked_and_trained_on_the_plain_prompt(monkeypatch):
+    distillation = make(score=ScoreSettings(warmup=1))
+    seen, raw = [], distillation.prior.raw
+    monkeypatch.setattr(distillation.prior, "raw", lambda x, t, text: seen.append(text.states) or raw(x, t, text))
+    distillation.particle_loss(draw(), VIEW, STEPS)
+    distillation.update_score()
+    prior, score, update = seen
+    plain = distillation.table.plain.states.expand(2, -1, -1)
+    assert torch.equal(score, plain) and torch.equal(update, plain)
+    assert torch.equal(prior[:2], distillation.table.views.states[[0, 2]]), "the prior gets the view's words"
+
+
+def test_a_tenth_of_the_cameras_is_hidden_from_phi(monkeypatch):
+    distillation = make()
+    hidden = []
+
+    def loss(x_0, t, eps, text, cameras, hide, *_):
+        hidden.append(hide)
+        return sum(p.sum() for p in distillation.network.parameters()) * 0
+
+    monkeypatch.setattr(distillation.network, "loss", loss)
+    views = View(torch.eye(4).repeat(50, 1, 1), torch.zeros(50), torch.zeros(50))
+    distillation._seen = (torch.zeros(50, 8, 16, 16), views.cameras)
+    for _ in range(40):
+        distillation.update_score()
+    share = torch.stack(hidden).double().mean().item()
+    assert share == pytest.approx(0.1, abs=0.03), "2000 draws, a deviation of 0.007"
+
+
+def test_phi_sees_every_timestep(monkeypatch):
+    distillation, seen = make(), []
+    loss = distillation.network.loss
+    monkeypatch.setattr(distillation.network, "loss", lambda x, t, *more: seen.append(t) or loss(x, t, *more))
+    distillation.particle_loss(draw(), VIEW, torch.tensor([99, 99]))
+    distillation._generator = lambda stream, count: torch.Generator().manual_seed(count)
+    for _ in range(12):
+        distillation.update_score()
+    drawn = torch.cat(seen)
+    assert drawn.min() < 150 and drawn.max() > 850, "not the particle's annealed range"
+
+
+def test_a_shared_forward_gives_the_same_gradient_and_the_loss_at_its_noise():
+    shared, apart = (make(score=ScoreSettings(warmup=1, shared_forward=s)) for s in (True, False))
+    for distillation in (shared, apart):
+        distillation.network.camera[2].weight.data.fill_(0.01)
+    x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
+    torch.testing.assert_close(
+        shared.gradient(x_0, t, eps, VIEW), apart.gradient(x_0, t, eps, VIEW), atol=1e-6, rtol=1e-6
+    )
+    text = apart.table.repeat(apart.table.plain, 2)
+    expected = apart.network.loss(x_0, t, eps, text, VIEW.cameras, torch.zeros(2, dtype=torch.bool))
+    expected.backward()
+    loss = shared._score_loss()
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(shared.network.parameters(), apart.network.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+    assert any(p.grad.abs().max() > 1e-4 for p in shared.network.parameters())
+
+
+def test_a_shared_forward_saves_a_pass_and_only_the_first_update_shares(monkeypatch):
+    def passes(updates, share):
+        distillation = make(score=ScoreSettings(warmup=1, updates=updates, shared_forward=share))
+        raw, count = distillation.prior.raw, []
+        monkeypatch.setattr(distillation.prior, "raw", lambda *given: count.append(1) or raw(*given))
+        images = draw().requires_grad_(True)
+        distillation.particle_loss(images, VIEW, STEPS).backward()
+        distillation.update_score()
+        assert distillation.updates == updates and images.grad.abs().max() > 0
+        assert distillation._shared is None, "nothing is held"
+        return len(count)
+
+    assert passes(1, False) == 3 and passes(1, True) == 2
+    assert passes(3, False) == 5 and passes(3, True) == 4
+
+
 def test_the_clamp_limits_every_element():
     loud, clamped = make("sds", 100.0), make("sds", 100.0, clamp=0.01)
     for distillation, quiet in ((loud, False), (clamped, True)):
@@ -128,6 +239,7 @@ def test_a_run_that_stops_and_resumes_continues_to_the_bit(tmp_path):
         (lambda: ScoreSettings(updates=0), "guidance.score.updates: 0"),
         (lambda: ScoreSettings(camera_dropout=1.5), "guidance.score.camera_dropout: 1.5"),
         (lambda: make("vsd").load_state_dict(make("sds").state_dict()), "no score network"),
+        (lambda: make("esd", score=ScoreSettings(shared_forward=True)), "guidance.score.shared_forward: esd"),
     ],
 )
 def test_wrong_settings_are_named(make_it, named):

@@ -3,9 +3,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from datamodules.toybox.captions import VOCABULARY
+from vsd.embeddings import encode
 from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
-from vsd.prompts import encode
 from vsd.score_network import ScoreNetwork
 from vsd.toybox.architecture import untrained_pipeline
 
@@ -78,15 +78,38 @@ def test_a_hidden_camera_is_no_camera(prior, batch):
     assert not torch.allclose(hidden, network.loss(x_0, t, eps, text, CAMERAS, SEEN))
 
 
-def test_the_v_objective_weights_the_eps_error(prior, batch):
+def test_the_v_objective_weights_the_eps_error_of_an_eps_network(batch):
+    pipeline = untrained_pipeline(VOCABULARY)
+    pipeline.scheduler.register_to_config(prediction_type="epsilon")
+    prior = DiffusionPrior(pipeline)
     network = ScoreNetwork(prior)
     x_0, t, text = batch
     eps = torch.randn_like(x_0)
     error = (network.predict(prior.noise(x_0, t, eps), t, text, CAMERAS) - eps).square().mean((1, 2, 3))
     plain = network.loss(x_0, t, eps, text, CAMERAS, SEEN, v_objective=False)
     torch.testing.assert_close(plain, error.mean())
+    assert (1 / prior.alphabar[t]).max() > 5.0
     weighted = network.loss(x_0, t, eps, text, CAMERAS, SEEN, weight_limit=5.0)
     torch.testing.assert_close(weighted, (error * (1 / prior.alphabar[t]).clamp(max=5.0)).mean())
+
+
+def test_the_v_objective_of_a_v_network_is_its_own_error(prior, batch):
+    """Without a limit: the error of v is tame where that of eps over alphabar is not, even at no signal at all."""
+    network = ScoreNetwork(prior)
+    x_0, t, text = batch
+    eps = torch.randn_like(x_0)
+    prior.alphabar[800] = 0.0
+    alphabar = prior.alphabar[t][:, None, None, None]
+    x_t = prior.noise(x_0, t, eps)
+    raw = network.raw(x_t, t, text, CAMERAS)
+    expected = (raw - (alphabar.sqrt() * eps - (1 - alphabar).sqrt() * x_0)).square().mean()
+    loss = network.loss(x_0, t, eps, text, CAMERAS, SEEN, weight_limit=1.0)
+    torch.testing.assert_close(loss, expected)
+    assert loss.isfinite()
+    plain = network.loss(x_0, t, eps, text, CAMERAS, SEEN, v_objective=False)
+    torch.testing.assert_close(
+        plain, (network.predict(prior.noise(x_0, t, eps), t, text, CAMERAS) - eps).square().mean()
+    )
 
 
 def test_state_goes_to_another_network_and_back(prior, batch, tmp_path):
@@ -117,6 +140,14 @@ def test_a_plain_pipeline_loads_the_exported_lora(prior, batch, tmp_path):
     torch.testing.assert_close(alphabar.sqrt() * raw + (1 - alphabar).sqrt() * batch[0], ours, atol=1e-5, rtol=1e-4)
 
 
-def test_a_rank_of_nothing_is_named(prior):
-    with pytest.raises(InputError, match="guidance.rank: 0"):
+def test_wrong_settings_are_named(prior):
+    with pytest.raises(InputError, match="guidance.score.rank: 0"):
         ScoreNetwork(prior, rank=0)
+    with pytest.raises(InputError, match="guidance.score.targets: to_nothing"):
+        ScoreNetwork(prior, targets=("to_nothing",))
+
+
+def test_a_state_of_another_rank_is_refused(prior):
+    state = ScoreNetwork(DiffusionPrior(untrained_pipeline(VOCABULARY)), rank=2).state()
+    with pytest.raises(InputError, match="does not fit; use"):
+        ScoreNetwork(prior, rank=4).load_state(state)

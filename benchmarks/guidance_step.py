@@ -1,0 +1,136 @@
+"""What does a VSD step cost beyond the network passes it needs? python -m benchmarks.guidance_step [--full]
+
+Times a whole guidance step (particle loss, its backward, the score network's update) against the sum of its bare
+passes, on networks without any of our code: the prior's, of batch 2 B without gradient; the score network's, without
+gradient; the score network's with its backward to the LoRA; the autoencoder's with its backward to the images. All are
+timed in turn, repetition by repetition, so that a busy machine slows all alike; the ratio is that of each repetition.
+Runs on the toybox and on Stable Diffusion 2's block structure with random weights, of few channels unless --full.
+Exits with 1 if a step takes more than 1.25 times its passes.
+"""
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable
+
+import torch
+from diffusers import DiffusionPipeline
+from peft import LoraConfig
+
+from benchmarks.timing import interleaved, row
+from benchmarks.untrained_sd import STABLE_DIFFUSION_2, untrained_stable_diffusion
+from vsd.prior import DiffusionPrior
+from vsd.prompts import Prompts
+from vsd.score_distillation import ScoreDistillation, ScoreSettings, View
+from vsd.score_network import ATTENTION
+from vsd.timesteps import Timesteps
+from vsd.toybox.folder import load_pipeline
+from vsd.views import eight_sectors
+
+GOAL = 1.25
+PASSES = ("prior, batch 2B", "score network", "score network, backward", "autoencoder, backward")
+
+
+def bare_passes(pipeline: DiffusionPipeline, batch: int, device: str, dtype: torch.dtype) -> list[Callable[[], None]]:
+    """The passes that a step needs, in the order of PASSES, on copies of the pipeline's networks."""
+    unet, score, vae = (copied(network, device, dtype) for network in (pipeline.unet, pipeline.unet, pipeline.vae))
+    score.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=list(ATTENTION)))
+    for parameter in score.parameters():
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    side, channels = unet.config.sample_size, unet.config.in_channels
+    length, width = pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim
+    x_t = torch.randn(2 * batch, channels, side, side, device=device, dtype=dtype)
+    t = torch.randint(0, 1000, (2 * batch,), device=device)
+    text = torch.randn(2 * batch, length, width, device=device, dtype=dtype)
+    pixels = side * 2 ** (len(vae.config.block_out_channels) - 1)
+    images = torch.rand(batch, 3, pixels, pixels, device=device, dtype=dtype, requires_grad=True)
+
+    def prior() -> None:
+        with torch.no_grad():
+            unet(x_t, t, text)
+
+    def forward() -> None:
+        with torch.no_grad():
+            score(x_t[:batch], t[:batch], text[:batch])
+
+    def train() -> None:
+        score.zero_grad()
+        score(x_t[:batch], t[:batch], text[:batch]).sample.square().mean().backward()
+
+    def encode() -> None:
+        images.grad = None
+        vae.encode(images).latent_dist.mode().sum().backward()
+
+    return [prior, forward, train, encode]
+
+
+def copied(network: torch.nn.Module, device: str, dtype: torch.dtype) -> torch.nn.Module:
+    """A frozen copy."""
+    network = copy.deepcopy(network).requires_grad_(False).to(device)
+    return network if network.dtype == dtype else network.to(dtype)
+
+
+def guidance_step(
+    pipeline: DiffusionPipeline, batch: int, device: str, dtype: torch.dtype, shared: bool
+) -> Callable[[], None]:
+    """A whole VSD step on B images with a gradient."""
+    prior = DiffusionPrior(pipeline, device, dtype)
+    score = ScoreSettings(shared_forward=shared)
+    distillation = ScoreDistillation(prior, Prompts("a red car", views=eight_sectors()), Timesteps(1000), score=score)
+    images = torch.rand(batch, 3, prior.image_size, prior.image_size, device=device, requires_grad=True)
+    view = View(
+        torch.eye(4, device=device).repeat(batch, 1, 1),
+        torch.rand(batch, device=device) * 360,
+        torch.rand(batch, device=device) * 45,
+    )
+    steps = torch.zeros(batch, dtype=torch.long)
+
+    def step() -> None:
+        images.grad = None
+        distillation.particle_loss(images, view, steps).backward()
+        distillation.update_score()
+
+    return step
+
+
+def compare(name: str, pipeline: DiffusionPipeline, options: argparse.Namespace) -> bool:
+    """Prints the table of one pipeline; whether the step meets the goal."""
+    dtype = getattr(torch, options.dtype)
+    jobs = bare_passes(pipeline, options.batch, options.device, dtype)
+    for shared in (False, True):
+        jobs.append(guidance_step(copy.deepcopy(pipeline), options.batch, options.device, dtype, shared))
+    *passes, step, with_shared = interleaved(jobs, options.repeats, options.device)
+    print(f"{name}, batch {options.batch}, {options.dtype} on {options.device}, medians (quartiles)")
+    for label, values in zip(PASSES, passes, strict=True):
+        row(label, values)
+    row("guidance step", step)
+    row("guidance step, shared forward", with_shared)
+    needed = [sum(values) for values in zip(*passes, strict=True)]
+    ratio = row("step over its passes", [s / n for s, n in zip(step, needed, strict=True)], "", 1.0)
+    needed = [n - forward for n, forward in zip(needed, passes[1], strict=True)]
+    row("same, shared forward", [s / n for s, n in zip(with_shared, needed, strict=True)], "", 1.0)
+    print(f"  {'goal':<40}{'<=':>7} {GOAL}{'' if ratio <= GOAL else '   MISSED'}", flush=True)
+    return ratio <= GOAL
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=1, help="views a step (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=20, help="repetitions, at least 2 (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="Stable Diffusion 2 at its own size, 512 x 512 pixels")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    options = parser.parse_args(args)
+    torch.set_num_threads(options.threads)
+    if options.batch < 1 or options.repeats < 2:
+        parser.error("--batch must be at least 1 and --repeats at least 2")
+    met = compare("toybox", load_pipeline(), options)
+    size = STABLE_DIFFUSION_2 if options.full else None
+    name = f"Stable Diffusion 2's blocks, {'its own size' if options.full else 'few channels'}"
+    met &= compare(name, untrained_stable_diffusion(size), options)
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The command `dream`: from a prompt to an object, through all stages, in one folder.
+
+dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER]
+dream --resume FOLDER
+
+Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE. FOLDER/dream.yaml holds what was asked for; a stage
+that is through leaves FOLDER/STAGE/finished and is not run again.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from lightning_modules.run_folder import CONFIG, DREAM, LAST, RunFolder
+from vsd.errors import InputError
+
+PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
+STAGES = ("nerf",)  # in the order in which they run
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for. particles: n, each gets the steps that the preset gives one; seed: of all that is random."""
+
+    prompt: str
+    preset: str = "toybox"
+    particles: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.prompt.strip():
+            raise InputError("prompt: it is empty; say what to make, for example 'a red mushroom'")
+        if "${" in self.prompt:
+            raise InputError("prompt: it holds '${', which configurations fill in; leave it out")
+        if self.preset not in PRESETS:
+            raise InputError(f"--preset: '{self.preset}' is not one of {', '.join(PRESETS)}")
+        if self.particles < 1:
+            raise InputError(f"--particles: {self.particles}; at least 1 is needed")
+        if self.seed < 0:
+            raise InputError(f"--seed: {self.seed}; at least 0 is needed")
+
+
+def config_of(preset: str, stage: str) -> Path:
+    """The file of a preset's stage: in the repository, or where an installed package has put it."""
+    name = Path("configs") / PRESETS[preset] / f"{stage}.yaml"
+    here = Path(__file__).parents[1] / name
+    if here.exists():
+        return here
+    installed = [file for file in metadata.files("prolific") or [] if Path(*file.parts[-len(name.parts) :]) == name]
+    if not installed:
+        raise InputError(f"--preset: {name}, the file of the stage '{stage}', is not installed; reinstall the package")
+    return Path(installed[0].locate()).resolve()
+
+
+def options_of(wish: Wish, stage: str) -> list[str]:
+    """The options of `vsd fit` for a stage from the start."""
+    config = config_of(wish.preset, stage)
+    given = yaml.safe_load(config.read_text())
+    steps = given["trainer"]["max_steps"] * wish.particles // given["model"]["init_args"].get("particles", 1)
+    return [
+        *("--config", str(config), f"--prompt={wish.prompt}", f"--seed_everything={wish.seed}"),
+        *(f"--model.particles={wish.particles}", f"--trainer.max_steps={steps}"),
+    ]
+
+
+def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
+    """Runs a stage in FOLDER/STAGE, or goes on with it; returns the exit code of `vsd`."""
+    record = folder / stage / CONFIG
+    if record.exists():
+        options = ["--config", str(record), "--ckpt_path", "last"]
+    else:
+        options = [*options_of(wish, stage), f"--trainer.default_root_dir={folder / stage}"]
+    # A process of its own, so that the next stage has all the memory. Ctrl-C reaches it from the terminal.
+    process = subprocess.Popen([sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+        return code if code >= 0 else 128 - code  # as a shell says it
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def dream(wish: Wish, folder: Path, more: list[str] | None = None) -> int:
+    """Runs the stages that are not through yet, each with the options `more` of `vsd`; returns an exit code."""
+    for stage in STAGES:
+        if not (folder / stage / FINISHED).exists():
+            code = run_stage(wish, stage, folder, more or [])
+            if code:
+                return code
+            (folder / stage / FINISHED).touch()
+    for stage in STAGES:
+        for file in sorted([*(folder / stage).glob("*.*"), folder / stage / LAST]):
+            print(os.path.relpath(file))
+    return 0
+
+
+def recorded(folder: Path) -> Wish:
+    """The wish of the run in the folder."""
+    file = folder / DREAM
+    if not file.is_file():
+        raise InputError(f"--resume: {folder} is no run of dream, {DREAM} is missing; name the folder that it printed")
+    try:
+        return Wish(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (TypeError, yaml.YAMLError) as error:
+        raise InputError(f"--resume: {file} is damaged; restore it, or start anew") from error
+
+
+def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
+    """What the arguments ask for, the folder, and whether a run in it is resumed."""
+    parser = argparse.ArgumentParser(prog="dream", description=__doc__.splitlines()[0])
+    parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
+    parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
+    parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")
+    parser.add_argument("--seed", type=int, help=f"of everything random (default: {Wish.seed})")
+    parser.add_argument("--out", type=Path, help="a new folder for the run (default: runs/PROMPT/TIME)")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with the run in this folder")
+    options = parser.parse_args(args)
+    given = {key: value for key, value in vars(options).items() if value is not None and key not in ("out", "resume")}
+    if options.resume is None:
+        wish = Wish(**{"prompt": "", **given})
+        if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
+            raise InputError(f"--out: {options.out} is not empty; name a new folder, or --resume a run")
+        return wish, RunFolder(options.out, wish.prompt, "--out"), False
+    if options.out is not None:
+        raise InputError("--out: a resumed run goes on in its own folder; leave it out")
+    wish = recorded(options.resume)
+    for key, value in given.items():
+        if value != getattr(wish, key):
+            raise InputError(f"{key}: {options.resume} was begun with {getattr(wish, key)!r}; leave it out")
+    return wish, RunFolder(options.resume, None, "--resume"), True
+
+
+def main(args: list[str] | None = None, more: list[str] | None = None) -> None:
+    """The command; exits with 2 and one line when an input is wrong. more: options of `vsd` for every stage."""
+    try:
+        wish, folder, resumed = parse(args)
+        for stage in STAGES:
+            config_of(wish.preset, stage)
+        folder.reserve()
+    except InputError as error:
+        print(f"dream: {error}", file=sys.stderr)
+        sys.exit(2)
+    if not resumed:
+        (folder.path / DREAM).write_text(yaml.safe_dump(asdict(wish), allow_unicode=True), encoding="utf-8")
+    code = dream(wish, folder.path, more)
+    if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
+        folder.discard()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Small runs of the NeRF stage through the command `vsd`, for tests."""
+
+import os
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules.cli import Command, run
+from lightning_modules.run_folder import CONFIG, LAST
+
+ROOT = Path(__file__).parents[2]
+NERF = str(ROOT / "configs" / "toybox" / "nerf.yaml")
+LOOKS = {f"{name}-particle{i}.{end}" for name, end in (("turntable", "mp4"), ("contact", "png")) for i in range(2)}
+TINY = [
+    *("--model.field.hidden=8", "--model.field.occupancy=8", "--model.field.samples=8"),
+    *("--data.eval_frames=2", "--data.validation_frames=1", "--data.eval_resolution=16"),
+    *("--data.milestones=[{step: 0, resolution: 16, batch_size: 1}]", "--trainer.log_every_n_steps=1"),
+    *("--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
+]
+SMALL = [*TINY, "--model.particles=2", "--trainer.callbacks.kind=vsd"]
+UNSEEN = "--trainer.limit_test_batches=0"  # no turntable
+
+
+def fit(*more: str, steps: int) -> Command:
+    return run(["fit", "--config", NERF, *SMALL, f"--trainer.max_steps={steps}", *more])
+
+
+def resume(folder: Path, *more: str) -> Command:
+    return run(["fit", "--config", str(folder / CONFIG), "--ckpt_path", "last", *more])
+
+
+def assert_same_end(one: Path, two: Path) -> None:
+    """Both runs ended with the same particles, bit by bit."""
+    ours, theirs = (torch.load(folder / LAST, weights_only=True)["state_dict"] for folder in (one, two))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+class At(pl.Callback):
+    """Sends this process a signal in the middle of a step, in a run whose environment has SIGNALS."""
+
+    def __init__(self, step: int, signal_number: int):
+        self.step, self.number = step, signal_number
+
+    def on_before_optimizer_step(self, trainer, *_):
+        if trainer.global_step == self.step and "SIGNALS" in os.environ:
+            os.kill(os.getpid(), self.number)
+
+
+def at(step: int, number: int) -> list[str]:
+    """The options that add `At`."""
+    options = f"--trainer.callbacks.step={step}", f"--trainer.callbacks.signal_number={int(number)}"
+    return ["--trainer.callbacks+=small_runs.At", *options]

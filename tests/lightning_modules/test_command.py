@@ -1,0 +1,110 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_runs import LOOKS, NERF, ROOT, SMALL, UNSEEN, assert_same_end, at, fit, resume
+
+from lightning_modules.cli import run
+from lightning_modules.run_folder import CONFIG, LAST
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_everything_of_a_run_lies_in_its_folder(whole):
+    names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
+    strips = [f"validation/particle{i}-step00000{step}.png" for i in range(2) for step in (4, 8)]
+    phi = {name for name in names if name.startswith("phi/")}
+    assert names - phi == {CONFIG, str(LAST), "metrics.csv", *LOOKS, *strips} and phi
+
+
+def test_a_fresh_run_gets_a_folder_with_the_prompts_name(elsewhere, capsys):
+    fit("--prompt", "a red car", UNSEEN, "--trainer.limit_val_batches=0", steps=1)
+    (folder,) = (elsewhere / "runs" / "a-red-car").iterdir()
+    assert (folder / CONFIG).exists() and list(elsewhere.iterdir()) == [elsewhere / "runs"]
+    assert f"run folder: runs/a-red-car/{folder.name}" in capsys.readouterr().out
+    assert not list(folder.glob("turntable*")), "no test batches, no turntable"
+
+
+def test_the_record_starts_the_same_run_again_elsewhere(whole, elsewhere):
+    record = yaml.safe_load((whole / CONFIG).read_text())
+    assert record["trainer"]["default_root_dir"] is None and record["ckpt_path"] is None
+    assert str(whole) not in (whole / CONFIG).read_text()
+    run(["fit", "--config", str(whole / CONFIG), UNSEEN])
+    (folder,) = (elsewhere / "runs" / "a-red-mushroom").iterdir()
+    assert_same_end(whole, folder)
+
+
+def test_a_checkpoint_holds_plain_values_and_no_frozen_weights(whole):
+    saved = torch.load(whole / LAST, weights_only=True)
+    assert saved["vsd"] == {"format": 1, "stage": "NerfStage"} and saved["global_step"] == 8
+    assert {name.split(".")[0] for name in saved["state_dict"]} == {"particles"}
+    kinds = (dict, list, tuple, str, int, float, bool, type(None), torch.Tensor)
+
+    def plain(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        return isinstance(value, kinds) and all(map(plain, inner))
+
+    assert plain(saved) and "hyper_parameters" not in saved
+    numbers = sum(p.numel() for p in saved["state_dict"].values())
+    assert (whole / LAST).stat().st_size < 4 * 3 * numbers + 4e6, "particles, two moments of Adam, phi"
+
+
+def test_a_killed_run_resumes_bit_exact(whole, elsewhere):
+    folder = elsewhere / "killed"
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *SMALL, "--trainer.max_steps=8"]
+    command += ["--checkpoint.every=2", f"--trainer.default_root_dir={folder}", *at(5, signal.SIGKILL)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "SIGNALS": "yes"}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 4
+    resume(folder, UNSEEN)
+    assert_same_end(whole, folder)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_saves_the_step_it_is_in_and_says_how_to_resume(whole, monkeypatch, capsys, number, code):
+    monkeypatch.setenv("SIGNALS", "yes")
+    with pytest.raises(SystemExit) as ended:
+        fit(*at(4, number), steps=8)
+    assert ended.value.code == code and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.delenv("SIGNALS")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vsd: ")]
+    assert len(said) == 1 and "stopped at step 5" in said[0]
+    words = said[0].partition("resume: vsd ")[2].split()
+    run([*words, UNSEEN])
+    assert_same_end(whole, Path(words[2]).parent)
+
+
+def test_a_run_goes_on_after_its_end_as_if_it_had_not_ended(whole, elsewhere):
+    fit(UNSEEN, f"--trainer.default_root_dir={elsewhere}", steps=3)
+    resume(elsewhere, UNSEEN, "--trainer.max_steps=8")
+    assert_same_end(whole, elsewhere)
+    steps = [line.split(",")[0] for line in (elsewhere / "metrics.csv").read_text().splitlines()]
+    assert steps == ["step", *"01234567"]
+
+
+def test_resuming_a_finished_run_only_looks_at_it_again(whole, elsewhere):
+    shutil.copytree(whole, elsewhere / "copy")
+    for file in (elsewhere / "copy").glob("turntable*"):
+        file.unlink()
+    resume(elsewhere / "copy")
+    assert_same_end(whole, elsewhere / "copy")
+    assert len(list((elsewhere / "copy").glob("turntable*"))) == 2
+
+
+@pytest.mark.parametrize("words", [["--ckpt_path", "last"], ["--ckpt_path", str(LAST)]])
+def test_the_turntable_of_a_run_can_be_made_again(whole, elsewhere, words, monkeypatch):
+    shutil.copytree(whole, elsewhere / "copy")
+    monkeypatch.chdir(elsewhere / "copy")
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*.*")}
+    run(["test", "--config", CONFIG, *words])
+    changed = {str(path) for path in Path().rglob("*.*") if before.get(path) != path.stat().st_mtime_ns}
+    assert changed == {
+        f"{kind}-particle{i}.{end}" for kind, end in (("turntable", "mp4"), ("contact", "png")) for i in (0, 1)
+    }

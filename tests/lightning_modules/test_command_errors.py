@@ -1,0 +1,139 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import NERF, SMALL
+
+from lightning_modules.cli import fault, main
+from lightning_modules.run_folder import CONFIG, LAST
+from vsd.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def said(capsys):
+    """The one line of an error, without `vsd: `."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vsd: ")]
+    return line[5:]
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    assert ended.value.code == 2
+    return said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--data.cameras.distance=[0.5, 2]"], "data.cameras.distance: 0.5 is inside the object"),
+        (["--data.cameras.distance=[3, 2]"], "data.cameras.distance: its minimum 3 is above its maximum 2"),
+        (["--data.cameras.fovy=[0, 40]"], "data.cameras.fovy: [0.0, 40.0] is not inside (0, 180)"),
+        (["--data.cameras.fovy=[40, 180]"], "data.cameras.fovy"),
+        (["--data.eval_fovy=180"], "data.eval_fovy"),
+        (["--model.particles=0"], "model.particles: 0; at least 1"),
+        (["--model.particles_per_step=3"], "model.particles_per_step: 3 is not in 1 ... 2"),
+        (["--model.particles_per_step=2"], "1 views cannot be dealt out evenly to 2 particles"),
+        (["--trainer.callbacks=null"], "trainer.callbacks: no guidance"),
+        (["--checkpoint.every=0"], "checkpoint.every: 0"),
+        (["--prompt="], "prompt: it is empty"),
+        (["--prompt=" + "x" * 10_000], "10000 characters"),
+        (["--prompt=a ${colour} car"], "Interpolation key 'colour' not found"),
+        (["--trainer.default_root_dir=/proc/nowhere"], "trainer.default_root_dir: /proc/nowhere cannot be made"),
+        (["--trainer.default_root_dir=file"], "trainer.default_root_dir"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["--ckpt_path=last"], "ckpt_path: 'last' of which run?"),
+        (["--ckpt_path=last", "--trainer.default_root_dir=nowhere"], "nowhere/checkpoints/last.ckpt does not exist"),
+    ],
+)
+def test_a_wrong_input_is_one_line_and_leaves_nothing(elsewhere, capsys, arguments, named):
+    (elsewhere / "file").touch()
+    assert named in refused(capsys, "fit", "--config", NERF, *SMALL, *arguments)
+    assert [path.name for path in elsewhere.iterdir()] == ["file"]
+
+
+def test_a_run_is_not_written_over(whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    line = refused(capsys, "fit", "--config", NERF, *SMALL, f"--trainer.default_root_dir={whole}")
+    assert "holds a run; resume it with --ckpt_path last" in line
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+
+
+@pytest.mark.parametrize(("key", "value"), [("prompt", "a red car"), ("seed_everything", "5")])
+def test_a_record_is_not_used_for_another_prompt_or_seed(whole, capsys, key, value):
+    line = refused(capsys, "fit", "--config", str(whole / CONFIG), f"--{key}={value}")
+    assert line.startswith(f"{key}: ") and CONFIG in line
+    line = refused(capsys, "fit", "--config", NERF, *SMALL, f"--{key}={value}", f"--ckpt_path={whole / LAST}")
+    assert line.startswith(f"{key}: ") and CONFIG in line
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("touched"),))
+
+
+def broken(checkpoint, how, path):
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("no checkpoint")
+    elif how == "truncated":
+        path.write_bytes(checkpoint.read_bytes()[:-1000])
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps({"vsd": Evil()}))
+    elif how == "unsafe":
+        torch.save({"vsd": Evil()}, path)
+    elif how == "folder":
+        path.mkdir()
+    else:
+        saved = torch.load(checkpoint, weights_only=True)
+        if how == "version":
+            saved["vsd"]["format"] = 99
+        elif how == "stage":
+            saved["vsd"]["stage"] = "ImageStage"
+        elif how == "foreign":
+            del saved["vsd"]
+        torch.save(saved, path)
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        *(("empty", "is no checkpoint"), ("text", "is no checkpoint"), ("pickle", "is no checkpoint")),
+        *(("truncated", "is damaged"), ("folder", "does not exist"), ("unsafe", "it was not loaded")),
+        *(
+            ("version", "has format 99"),
+            ("stage", "is of the stage ImageStage"),
+            ("foreign", "no checkpoint of a stage"),
+        ),
+    ],
+)
+def test_a_bad_checkpoint_is_one_line_and_nothing_is_lost(whole, elsewhere, capsys, how, named):
+    broken(whole / LAST, how, elsewhere / "bad.ckpt")
+    line = refused(capsys, "fit", "--config", NERF, *SMALL, f"--ckpt_path={elsewhere / 'bad.ckpt'}")
+    assert named in line and "bad.ckpt" in line
+    assert [path.name for path in elsewhere.iterdir()] == ["bad.ckpt"], "nothing of it was executed, nothing is left"
+
+
+def test_a_checkpoint_of_other_particles_is_named(whole, elsewhere, capsys):
+    line = refused(capsys, "fit", "--config", NERF, *SMALL, "--model.particles=3", f"--ckpt_path={whole / LAST}",
+                   f"--trainer.default_root_dir={elsewhere / 'new'}")  # fmt: skip
+    assert "particles.2" in line and "missing in the checkpoint" in line
+    assert not list(elsewhere.iterdir())
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except type(error) as caught:
+        return caught
+
+
+def test_a_fault_of_the_input_is_told_from_a_defect():
+    assert fault(raised(ValueError("wrapped"), raised(InputError("prompt: it is empty")))) == "prompt: it is empty"
+    assert fault(raised(ValueError("wrapped"), raised(KeyError("x")))) is None
+    tried = "Union\n  - Problem with given class_path 'a.Logger':\n    `b` is missing.\n  - Expected a bool\nGiven value: 1"
+    assert fault(raised(ValueError(tried))) == "Problem with given class_path 'a.Logger':     `b` is missing."

@@ -1,0 +1,101 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from small_runs import TINY
+
+from lightning_modules.dream import FINISHED, PRESETS, STAGES, Wish, config_of, main, options_of
+from lightning_modules.run_folder import CONFIG, DREAM, LAST
+
+SHORT = [*TINY, "--trainer.max_steps=2"]
+MADE = ["config.yaml", "contact-particle0.png", "metrics.csv", "turntable-particle0.mp4"]
+
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def ended(*args, more=None):
+    with pytest.raises(SystemExit) as end:
+        main([*args], more)
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "prompt: it is empty"),
+        (["  "], "prompt: it is empty"),
+        (["a ${colour} car"], "prompt: it holds '${'"),
+        (["a car", "--preset", "sd99"], "--preset: 'sd99' is not one of toybox, "),
+        (["a car", "--particles", "0"], "--particles: 0; at least 1"),
+        (["a car", "--seed", "-1"], "--seed: -1"),
+        (["a car", "--out", "/proc/nowhere"], "--out: /proc/nowhere cannot be made"),
+        (["a car", "--out", "full"], "--out: full is not empty"),
+        (["--resume", "full"], "--resume: full is no run of dream"),
+        (["--resume", "nowhere"], "--resume: nowhere is no run of dream"),
+        (["--resume", "broken"], "broken/dream.yaml is damaged"),
+        (["--resume", "run", "--out", "new"], "--out: "),
+        (["a blue car", "--resume", "run"], "prompt: run was begun with 'a red car'"),
+        (["--resume", "run", "--particles", "2"], "particles: run was begun with 1"),
+    ],
+)
+def test_a_wrong_input_is_one_line_and_leaves_nothing(elsewhere, capsys, arguments, named):
+    for folder, text in (("full", None), ("broken", "prompt: {a"), ("run", "prompt: a red car")):
+        (elsewhere / folder).mkdir()
+        (elsewhere / folder / (DREAM if text else "note")).write_text(text or "")
+    before = sorted(elsewhere.rglob("*"))
+    assert ended(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dream: ") and named in line
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_the_command_answers_before_it_loads_what_trains():
+    code = "import sys; import lightning_modules.dream; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_particle_gets_the_steps_of_one(stage):
+    given = yaml.safe_load(config_of("toybox", stage).read_text())
+    one, four = (options_of(Wish("a car", particles=n), stage) for n in (1, 4))
+    steps = [
+        int(option.split("=")[1]) for o in (one, four) for option in o if option.startswith("--trainer.max_steps=")
+    ]
+    assert steps == [given["trainer"]["max_steps"], 4 * given["trainer"]["max_steps"]]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_preset_has_a_file_for_every_stage(preset, stage):
+    assert config_of(preset, stage).is_file()
+
+
+def test_a_prompt_becomes_a_folder_and_a_finished_stage_is_not_run_again(elsewhere, capfd):
+    assert ended("a red mushroom", "--seed", "7", more=SHORT) == 0
+    (folder,) = (elsewhere / "runs" / "a-red-mushroom").iterdir()
+    wished = {"particles": 1, "preset": "toybox", "prompt": "a red mushroom", "seed": 7}
+    assert yaml.safe_load((folder / DREAM).read_text()) == wished
+    record = yaml.safe_load((folder / "nerf" / CONFIG).read_text())
+    seeds = [record["model"], record["data"], *record["trainer"]["callbacks"]]
+    assert record["prompt"] == "a red mushroom" and {part["init_args"]["seed"] for part in seeds} == {7}
+    printed = [Path(line) for line in capfd.readouterr().out.splitlines()[-5:]]
+    inside = folder.relative_to(elsewhere) / "nerf"
+    assert printed == [*(inside / name for name in MADE), inside / LAST] and all(path.is_file() for path in printed)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert ended("--resume", str(folder)) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert len(capfd.readouterr().out.splitlines()) == 5, "the paths are told again"
+    (folder / "nerf" / FINISHED).unlink()
+    os.remove(folder / "nerf" / MADE[3])
+    assert ended("--resume", str(folder)) == 0
+    assert (folder / "nerf" / MADE[3]).exists(), "a stage that was stopped goes on"
+
+
+def test_what_a_stage_refuses_leaves_nothing(elsewhere, capfd):
+    assert ended("a red mushroom", more=["--data.cameras.fovy=[0, 40]"]) == 2
+    assert "vsd: data.cameras.fovy" in capfd.readouterr().err
+    assert not list(elsewhere.iterdir())
