@@ -49,7 +49,7 @@ class AllLevelsAtOnce(nn.Module):
 
     def __init__(self, levels: int, features: int = 2, log2_size: int = 19, base: int = 16, growth: float = 1.4473):
         super().__init__()
-        self.size = 2**log2_size
+        self.size, self.width = 2**log2_size, levels * features
         self.table = nn.Parameter(torch.empty(levels * self.size, features).uniform_(-1e-3, 1e-3))
         self.register_buffer("scales", torch.floor(base * growth ** torch.arange(levels)))
         self.register_buffer("starts", torch.arange(levels) * self.size)
@@ -73,8 +73,9 @@ class AllLevelsAtOnce(nn.Module):
 CORNERS = [[bool(k & 1), bool(k & 2), bool(k & 4)] for k in range(8)]
 
 
-def jobs(encoding: nn.Module, points: Tensor, weights: Tensor) -> list[Callable[[], None]]:
+def jobs(encoding: nn.Module, points: Tensor) -> list[Callable[[], None]]:
     """Forward alone, and with backward to the parameters."""
+    weights = torch.randn(len(points), encoding.width, device=points.device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -82,7 +83,7 @@ def jobs(encoding: nn.Module, points: Tensor, weights: Tensor) -> list[Callable[
 
     def both() -> None:
         encoding.zero_grad()
-        (encoding(points) * weights[:, : encoding.width]).sum().backward()
+        (encoding(points) * weights).sum().backward()
 
     return [forward, both]
 
@@ -90,18 +91,13 @@ def jobs(encoding: nn.Module, points: Tensor, weights: Tensor) -> list[Callable[
 def compare(levels: int, options: argparse.Namespace) -> bool:
     """Prints the table for one number of levels; whether the goal is met."""
     points = torch.rand(options.points, 3, device=options.device)
-    weights = torch.randn(options.points, 2 * levels, device=options.device)
-    dense = DenseGrid()
     encodings = {
         "hash grid": HashGrid(levels),
         "same, plain autograd": PlainHashGrid(levels),
         "all levels at once": AllLevelsAtOnce(levels),
-        "dense grid": dense,
+        "dense grid": DenseGrid(),
     }
-    encodings["all levels at once"].width = 2 * levels
-    if dense.width > 2 * levels:
-        weights = torch.randn(options.points, dense.width, device=options.device)
-    work = [job for e in encodings.values() for job in jobs(e.to(options.device), points, weights)]
+    work = [job for e in encodings.values() for job in jobs(e.to(options.device), points)]
     times = interleaved(work, options.repeats, options.device)
     print(f"{options.points} points, {levels} levels of 2 features, float32 on {options.device}, medians (quartiles)")
     for k, name in enumerate(encodings):

@@ -21,6 +21,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from scene.cameras import turntable
+from scene.export import to_file_axes
 from vsd.errors import InputError
 
 COLUMNS = 8
@@ -94,7 +95,7 @@ def page(count: int, size: int) -> bytes:
     cameras = turntable(COLUMNS)
     settings = {
         "files": [f"{i}.glb" for i in range(count)],
-        "cameras": cameras.positions()[:, [1, 2, 0]].tolist(),  # in the files' axes, see scene.export
+        "cameras": to_file_axes(cameras.positions().numpy()).tolist(),
         "fovy": float(cameras.fovy[0]),
         "size": size,
     }

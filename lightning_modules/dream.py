@@ -8,6 +8,7 @@ that is through leaves FOLDER/STAGE/finished and is not run again.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -63,11 +64,18 @@ def config_of(preset: str, stage: str) -> Path:
 def options_of(wish: Wish, stage: str) -> list[str]:
     """The options of `vsd fit` for a stage from the start."""
     config = config_of(wish.preset, stage)
-    given = yaml.safe_load(config.read_text())
-    steps = given["trainer"]["max_steps"] * wish.particles // given["model"]["init_args"].get("particles", 1)
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    before = given["model"]["init_args"].get("particles", 1)
+
+    def steps(of_preset: int) -> int:
+        """The trainer's steps in which every particle makes as many as in the preset."""
+        return of_preset * wish.particles // before
+
+    milestones = [m | {"step": steps(m["step"])} for m in given["data"]["init_args"]["milestones"]]
     return [
         *("--config", str(config), f"--prompt={wish.prompt}", f"--seed_everything={wish.seed}"),
-        *(f"--model.particles={wish.particles}", f"--trainer.max_steps={steps}"),
+        *(f"--model.particles={wish.particles}", f"--trainer.max_steps={steps(given['trainer']['max_steps'])}"),
+        f"--data.milestones={json.dumps(milestones)}",
     ]
 
 

@@ -44,7 +44,7 @@ class StepBar(RichProgressBar):
 class StepLines(ProgressBar):
     """A line with step, metrics, speed and time left, every `seconds` seconds and at the last step."""
 
-    def __init__(self, seconds: float = 10.0):
+    def __init__(self, seconds: float = 30.0):
         super().__init__()
         self.seconds, self.enabled = seconds, True
 

@@ -249,7 +249,7 @@ class ToyboxUnet(ToyboxPart):
         sigma = (1 - self.alphabar[t]).sqrt()[:, None, None, None]
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
         # Compiled for training alone: `forward` goes past the compiled call, which validation would compile anew.
-        network = self.network if self.training else self.network.forward
+        network = self.network if self.network.training else self.network.forward
         predicted = network(noisy, t, text).sample.float()
         return (predicted - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
 

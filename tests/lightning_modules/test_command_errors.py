@@ -135,5 +135,5 @@ def raised(error, cause=None):
 def test_a_fault_of_the_input_is_told_from_a_defect():
     assert fault(raised(ValueError("wrapped"), raised(InputError("prompt: it is empty")))) == "prompt: it is empty"
     assert fault(raised(ValueError("wrapped"), raised(KeyError("x")))) is None
-    tried = "Union\n  - Problem with given class_path 'a.Logger':\n    `b` is missing.\n  - Expected a bool\nGiven value: 1"
+    tried = "Union\n  - Problem with given class_path 'a.Logger':\n    `b` is missing.\n  - Expected a bool\nGiven: 1"
     assert fault(raised(ValueError(tried))) == "Problem with given class_path 'a.Logger':     `b` is missing."

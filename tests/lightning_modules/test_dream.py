@@ -58,14 +58,15 @@ def test_the_command_answers_before_it_loads_what_trains():
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_particle_gets_the_steps_of_one(stage):
-    given = yaml.safe_load(config_of("toybox", stage).read_text())
-    one, four = (options_of(Wish("a car", particles=n), stage) for n in (1, 4))
-    steps = [
-        int(option.split("=")[1]) for o in (one, four) for option in o if option.startswith("--trainer.max_steps=")
-    ]
-    assert steps == [given["trainer"]["max_steps"], 4 * given["trainer"]["max_steps"]]
+def test_every_particle_gets_the_steps_and_the_resolutions_of_one(preset, stage):
+    given = yaml.safe_load(config_of(preset, stage).read_text())
+    options = dict(o.split("=", 1) for o in options_of(Wish("a car", preset, particles=4), stage) if "=" in o)
+    assert int(options["--trainer.max_steps"]) == 4 * given["trainer"]["max_steps"]
+    ours, theirs = yaml.safe_load(options["--data.milestones"]), given["data"]["init_args"]["milestones"]
+    assert [m["step"] for m in ours] == [4 * m["step"] for m in theirs]
+    assert [m["resolution"] for m in ours] == [m["resolution"] for m in theirs]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -95,7 +95,12 @@ def test_compilation_serves_training_alone(untrained_prior, cache, tmp_path, mon
         network._compiled_call_impl = compiled
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_in_place)
-    fit("prior.yaml", tmp_path / "prior", "--model.compile=true", f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}")
+    fit(
+        "prior.yaml",
+        tmp_path / "prior",
+        "--model.compile=true",
+        f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}",
+    )
     assert modes == [True, True]
 
 

