@@ -30,21 +30,43 @@ def labels(renders: Renders, index: torch.Tensor, flip: torch.Tensor | None = No
 class TrainingBatches(IterableDataset):
     """Endless batches, a function of (seed, step, rank) alone.
 
+    group: neighbours in a batch that share object and colour, so that a contrastive loss must tell their views apart.
     A batch: image (B, 3, S, S) in [-1, 1]; captions, B strings; index (B,), < 2 N, names the render and whether it is
     mirrored. The background of a render changes from batch to batch.
     """
 
     def __init__(
-        self, renders: Renders, batch_size: int, no_view: float, empty: float, seed: int, rank: int, first: int
+        self,
+        renders: Renders,
+        batch_size: int,
+        no_view: float,
+        empty: float,
+        seed: int,
+        rank: int,
+        first: int,
+        group: int = 1,
     ):
         self.renders, self.batch_size, self.no_view, self.empty = renders, batch_size, no_view, empty
-        self.seed, self.rank, self.first = seed, rank, first
+        self.seed, self.rank, self.first, self.group = seed, rank, first, group
+        kind = renders.name * len(COLOURS) + renders.colour
+        self.alike = [torch.nonzero(kind == k)[:, 0] for k in kind.unique()] if group > 1 else []
+
+    def _draw(self, rng: np.random.Generator) -> torch.Tensor:
+        """Indices (B,) < 2 N of a batch."""
+        if self.group == 1:
+            return torch.from_numpy(rng.integers(0, 2 * len(self.renders), self.batch_size))
+        groups = []
+        for kind in rng.integers(0, len(self.alike), self.batch_size // self.group):
+            members = self.alike[kind]
+            mirrored = torch.from_numpy(rng.integers(0, 2, self.group)) * len(self.renders)
+            groups.append(members[torch.from_numpy(rng.integers(0, len(members), self.group))] + mirrored)
+        return torch.cat(groups)
 
     def __iter__(self) -> Iterator[dict]:
         step = self.first
         while True:
             rng = np.random.default_rng([self.seed, self.rank, step])
-            index = torch.from_numpy(rng.integers(0, 2 * len(self.renders), self.batch_size))
+            index = self._draw(rng)
             flip = index >= len(self.renders)
             render = index % len(self.renders)
             yield {
@@ -59,7 +81,8 @@ class ToyboxData(pl.LightningDataModule):
     """Training batches with drawn captions, and validation batches of held-out instances with full captions.
 
     batch_size: renders per device; train, held_out: numbers of renders; no_view, empty: shares of captions without
-    view words and of empty ones; cache: folder of the rendered files (default: VSD_CACHE or ~/.cache/vsd).
+    view words and of empty ones; group: neighbours in a training batch that share object and colour, a divisor of
+    batch_size, 1 for none; cache: folder of the rendered files (default: VSD_CACHE or ~/.cache/vsd).
     """
 
     def __init__(
@@ -72,10 +95,14 @@ class ToyboxData(pl.LightningDataModule):
         seed: int = 0,
         cameras: CameraRanges | None = None,
         cache: str | None = None,
+        group: int = 1,
     ):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"data.batch_size: {batch_size}; at least 1 is needed")
+        if group < 1 or batch_size % group:
+            raise InputError(f"data.group: {group} does not divide data.batch_size, {batch_size}")
+        self.group = group
         self.batch_size, self.train, self.held_out = batch_size, train, held_out
         self.no_view, self.empty, self.seed, self.cameras, self.cache = no_view, empty, seed, cameras, cache
 
@@ -102,6 +129,7 @@ class ToyboxData(pl.LightningDataModule):
             self.seed,
             self.trainer.global_rank,
             self.trainer.global_step,
+            self.group,
         )
         return DataLoader(batches, batch_size=None)
 

@@ -120,6 +120,17 @@ def test_batches_are_a_function_of_seed_rank_and_step(tmp_path):
         assert not torch.equal(whole[0]["image"], other["image"])
 
 
+def test_groups_share_object_and_colour_and_mix_renders_with_mirror_images(tmp_path):
+    renders = load_renders(288, cache=tmp_path, workers=1)  # three of every object and colour
+    batch = next(iter(TrainingBatches(renders, 64, 0.0, 0.0, 0, 0, 0, group=16)))
+    render = batch["index"] % len(renders)
+    kinds = torch.stack([renders.name[render], renders.colour[render]], 1).view(4, 16, 2)
+    assert (kinds == kinds[:, :1]).all() and len(kinds[:, 0].unique(dim=0)) > 1
+    for index in batch["index"].view(4, 16):
+        assert len(index.unique()) > 3, "some of the three renders, and some mirrored"
+    assert all(text.endswith(" view") for text in batch["captions"])
+
+
 def test_held_out_batches_hold_every_render_once_with_full_captions(tmp_path):
     renders = load_renders(24, held_out=True, cache=tmp_path, workers=1)
     batches = held_out_batches(renders, 10)
@@ -135,7 +146,10 @@ def test_backgrounds_are_plain_and_mixed():
     assert grey.float().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [({"batch_size": 0}, "data.batch_size"), ({"train": 0}, "count")])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"batch_size": 0}, "data.batch_size"), ({"train": 0}, "count"), ({"batch_size": 6, "group": 4}, "data.group: 4")],
+)
 def test_wrong_sizes_are_named(tmp_path, arguments, named):
     with pytest.raises(InputError, match=named):
         ToyboxData(cache=str(tmp_path), **arguments).prepare_data()
