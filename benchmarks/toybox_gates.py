@@ -41,7 +41,7 @@ class Sizes:
     wrong_words: int = 768  # images
     samples: int = 3  # per prompt and view
     bank: int = 64  # true instances per prompt and view
-    steps: int = 50  # of the sampler
+    steps: int = 30  # of the sampler
 
 
 FAST = Sizes(train=96, held_out=96, classifier_steps=2, wrong_words=32, samples=1, bank=2, steps=2)

@@ -63,8 +63,9 @@ class SaveConfig(SaveConfigCallback):
             part = Path(trainer.default_root_dir) / f"{CONFIG}.part"
             self.parser.save(config, part, skip_none=False, overwrite=True, multifile=False)
             part.replace(part.with_name(CONFIG))
+            words = {key: value for key, value in config.as_dict().items() if key != "config"}  # the files it came from
             for logger in trainer.loggers:
-                logger.log_hyperparams(config.as_dict())
+                logger.log_hyperparams(words)
 
 
 class Command(LightningCLI):

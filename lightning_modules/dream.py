@@ -86,8 +86,10 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
         options = ["--config", str(record), "--ckpt_path", "last"]
     else:
         options = [*options_of(wish, stage), f"--trainer.default_root_dir={folder / stage}"]
-    # A process of its own, so that the next stage has all the memory. Ctrl-C reaches it from the terminal.
-    process = subprocess.Popen([sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more])
+    # A process of its own, so that the next stage has all the memory. Ctrl-C reaches it from the terminal. Modules in
+    # the working directory are none of its business.
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONSAFEPATH": "1"})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()

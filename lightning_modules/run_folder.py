@@ -53,16 +53,19 @@ class RunFolder:
     def reserve(self) -> None:
         """Makes the folder; a fresh one gets a number where another run has the name."""
         stem, number = self.path.name, 1
-        while self.fresh and not requeued() and self.path.exists():
+        shared = not self.fresh or requeued()
+        while True:
+            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=shared)
+                break
+            except OSError as error:
+                if shared or not isinstance(error, FileExistsError):
+                    raise InputError(
+                        f"{self.key}: {self.path} cannot be made ({error.strerror}); name another folder"
+                    ) from error
             number += 1
             self.path = self.path.with_name(f"{stem}-{number}")
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=not self.fresh or requeued())
-        except OSError as error:
-            raise InputError(
-                f"{self.key}: {self.path} cannot be made ({error.strerror}); name another folder"
-            ) from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise InputError(f"{self.key}: {self.path} is not writable; name another folder")
         if not any(self.path.iterdir()):

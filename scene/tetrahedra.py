@@ -45,7 +45,7 @@ TRIANGLES = _triangle_table()
 class TetrahedralGrid:
     """The lattice of resolution^3 cells in [-1, 1]^3.
 
-    Vertices are numbered corners first, then centres, z fastest. resolution: N >= 3.
+    Its (N + 1)^3 + N^3 vertices are numbered corners first, then centres, z fastest. resolution: N >= 3.
     """
 
     def __init__(self, resolution: int):

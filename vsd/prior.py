@@ -134,8 +134,8 @@ class DiffusionPrior:
         if text.pooled is None:
             return None
         height, width = (side * self.factor for side in shape[-2:])
-        ids = torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=self.dtype)
-        return {"text_embeds": text.pooled, "time_ids": ids.expand(shape[0], 6)}
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype)
+        return {"text_embeds": text.pooled, "time_ids": ids.to(self.device, non_blocking=True).expand(shape[0], 6)}
 
     def raw(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the network itself predicts, eps or v: (B, C, H, W), float32, for timesteps t (B,) and B prompts."""

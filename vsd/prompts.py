@@ -68,14 +68,15 @@ class PromptTable:
         """y^c of cameras at (B,) azimuths and elevations in degrees."""
         if self.prompts.views is None:
             return self.repeat(self.views, len(azimuth))
-        device = self.views.states.device
-        return self.views[self.prompts.views.index(azimuth.to(device), elevation.to(device))]
+        return self.views[self.prompts.views.index(*self._here(azimuth, elevation))]
 
     def negatives(self, azimuth: Tensor, elevation: Tensor) -> tuple[list[Text], Tensor]:
         """Two prompts for each of B cameras that Perp-Neg leads away from, and their weights (2, B)."""
-        device = self.views.states.device
-        index, weights = self.prompts.views.negatives(azimuth.to(device), elevation.to(device))
+        index, weights = self.prompts.views.negatives(*self._here(azimuth, elevation))
         return [self.views[i] for i in index], weights
+
+    def _here(self, *angles: Tensor) -> list[Tensor]:
+        return [angle.to(self.views.states.device, non_blocking=True) for angle in angles]
 
     @staticmethod
     def repeat(text: Text, count: int) -> Text:
@@ -90,12 +91,13 @@ def check_words(prior: DiffusionPrior, prompts: Prompts) -> None:
         return
     # A whole word's token ends in </w>; single letters are what unknown words fall into.
     words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>")]
-    known = [word for word in words if len(word) > 1 or word in ("a", ",")]
-    for text in (prompts.prompt, prompts.negative, *prompts.of_views()):
-        for word in re.findall(r"\w+|[^\w\s]+", text.lower()):
+    known = [word for word in words if len(word) > 1 or word == "a"]
+    texts = [("prompt", prompts.prompt), ("negative", prompts.negative), *(("prompt", y) for y in prompts.of_views())]
+    for name, text in texts:
+        for word in re.findall(r"\w+|[^\w\s,]+", text.lower()):
             if word not in known:
                 raise InputError(
-                    f"prompt '{_short(text)}': unknown word '{_short(word)}'; the toybox has {' '.join(sorted(known))}"
+                    f"{name} '{_short(text)}': unknown word '{_short(word)}'; the toybox has {' '.join(sorted(known))}"
                 )
 
 

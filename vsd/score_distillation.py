@@ -146,7 +146,7 @@ class ScoreDistillation:
         draws = self._generator(0, self.calls)
         self.calls += 1
         t = self.timesteps.sample(steps, self.prior.steps, torch.Generator().manual_seed(draws.initial_seed()))
-        t = t.to(self.prior.device)
+        t = t.to(self.prior.device, non_blocking=True)
         eps = torch.randn(x_0.shape, generator=draws, device=self.prior.device)
         warm = self.network is not None and bool((steps < self.score.warm_start).all())
         gradient = self._finite_or_zero(self.gradient(x_0.detach(), t, eps, view, "sds" if warm else self.kind))

@@ -39,6 +39,8 @@ def refused(capsys, *arguments):
         (["--trainer.callbacks=null"], "trainer.callbacks: no guidance"),
         (["--checkpoint.every=0"], "checkpoint.every: 0"),
         (["--prompt="], "prompt: it is empty"),
+        (["--prompt=../../a red car"], "unknown word"),
+        (["--prompt=a red \N{DUCK}"], "unknown word"),
         (["--prompt=" + "x" * 10_000], "10000 characters"),
         (["--prompt=a ${colour} car"], "Interpolation key 'colour' not found"),
         (["--trainer.default_root_dir=/proc/nowhere"], "trainer.default_root_dir: /proc/nowhere cannot be made"),

@@ -1,4 +1,4 @@
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from lightning_modules.dream import FINISHED, PRESETS, STAGES, Wish, config_of, 
 from lightning_modules.run_folder import CONFIG, DREAM, LAST
 
 SHORT = [*TINY, "--trainer.max_steps=2"]
-MADE = ["config.yaml", "contact-particle0.png", "metrics.csv", "turntable-particle0.mp4"]
+MADE = [str(LAST), CONFIG, "contact-particle0.png", "metrics.csv", "turntable-particle0.mp4"]
 
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -85,18 +85,50 @@ def test_a_prompt_becomes_a_folder_and_a_finished_stage_is_not_run_again(elsewhe
     assert record["prompt"] == "a red mushroom" and {part["init_args"]["seed"] for part in seeds} == {7}
     printed = [Path(line) for line in capfd.readouterr().out.splitlines()[-5:]]
     inside = folder.relative_to(elsewhere) / "nerf"
-    assert printed == [*(inside / name for name in MADE), inside / LAST] and all(path.is_file() for path in printed)
+    assert printed == [inside / name for name in MADE] and all(path.is_file() for path in printed)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert ended("--resume", str(folder)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert len(capfd.readouterr().out.splitlines()) == 5, "the paths are told again"
-    (folder / "nerf" / FINISHED).unlink()
-    os.remove(folder / "nerf" / MADE[3])
-    assert ended("--resume", str(folder)) == 0
-    assert (folder / "nerf" / MADE[3]).exists(), "a stage that was stopped goes on"
 
 
-def test_what_a_stage_refuses_leaves_nothing(elsewhere, capfd):
-    assert ended("a red mushroom", more=["--data.cameras.fovy=[0, 40]"]) == 2
-    assert "vsd: data.cameras.fovy" in capfd.readouterr().err
-    assert not list(elsewhere.iterdir())
+class Stage:
+    """In the place of a stage's process: keeps the command and ends with a code."""
+
+    code = 0
+
+    def __init__(self, command, env):
+        Stage.command, Stage.ended = command, False
+
+    def wait(self):
+        if Stage.code == 143:
+            signal.raise_signal(signal.SIGTERM)
+        return Stage.code
+
+    def terminate(self):
+        Stage.ended = True
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Stage)
+    return Stage
+
+
+@pytest.mark.parametrize("code", [2, 130, 143, -9])
+def test_a_stage_that_stops_ends_the_command_with_its_code(elsewhere, stage, code):
+    stage.code = code
+    assert ended("a red car", "--out", "new") == (code if code >= 0 else 137)
+    assert stage.ended == (code == 143), "SIGTERM is handed on"
+    assert not list(elsewhere.iterdir()), "the stage has written nothing, so nothing is left"
+
+
+def test_a_stage_that_was_stopped_goes_on(elsewhere, stage):
+    stage.code = 0
+    record = elsewhere / "run" / STAGES[0] / CONFIG
+    record.parent.mkdir(parents=True)
+    record.touch()
+    (elsewhere / "run" / DREAM).write_text("prompt: a red car")
+    assert ended("--resume", "run") == 0
+    assert stage.command[-4:] == ["--config", str(record), "--ckpt_path", "last"]
+    assert (record.parent / FINISHED).exists()

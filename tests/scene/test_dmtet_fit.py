@@ -92,13 +92,13 @@ CASES = {
     "sphere": (
         lambda: target_of_mesh(level_set(lambda points: 0.5 - points.norm(dim=-1), 48)),
         lambda points: 0.4 - ((points - 0.1) * torch.tensor([0.8, 1.0, 1.4])).norm(dim=-1),
-        (16, 60, 0.01),
+        (14, 40, 0.011),
     ),
-    "torus": (lambda: target_of_mesh(level_set(torus(0.5, 0.17), 48)), torus(0.42, 0.28), (20, 80, 0.015)),
+    "torus": (lambda: target_of_mesh(level_set(torus(0.5, 0.17), 48)), torus(0.42, 0.28), (18, 60, 0.011)),
     "car": (
         lambda: target_of_toy("car"),
         lambda points: 0.65 - (points / torch.tensor([1.0, 0.8, 0.7])).norm(dim=-1),
-        (22, 160, 0.02),
+        (18, 140, 0.014),
     ),
 }
 
@@ -108,7 +108,7 @@ def test_a_surface_is_fitted_to_silhouettes_and_normals(name):
     make_target, start, (resolution, steps, bound) = CASES[name]
     target, truth = make_target()
     surface = DMTet(resolution, (-0.8,) * 3, (0.8,) * 3)
-    surface.initialise(lambda points: start(points).clamp(-0.1, 0.1))
+    surface.initialise(lambda points: start(points).clamp(-0.05, 0.05))
     before = chamfer(seen_points(surface.extract()), truth)
     fit(surface, target, steps)
     mesh = surface.extract()

@@ -128,6 +128,7 @@ def test_small_components_are_dropped():
     torch.testing.assert_close(kept.volume(), small.volume() + large.volume())
     assert kept.is_watertight
     assert mesh.without_small_components(1.0).is_empty
+    assert len(large.without_small_components(1.0).faces) == len(large.faces)
 
 
 def test_an_empty_mesh_answers():

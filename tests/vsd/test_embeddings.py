@@ -157,8 +157,8 @@ def test_prompts_that_lose_their_view_words_are_named(tiny_sd):
 def test_words_that_the_toybox_does_not_know_are_named(tiny_sd):
     toybox = DiffusionPrior(untrained_pipeline(VOCABULARY))
     for prompts, named in (
-        (Prompts("a red unicorn"), "unknown word 'unicorn'; the toybox has , a an back"),
-        (Prompts("a red car", negative="blurry"), "prompt 'blurry': unknown word 'blurry'"),
+        (Prompts("a red unicorn"), "unknown word 'unicorn'; the toybox has a an back blue car"),
+        (Prompts("a red car", negative="blurry"), "negative 'blurry': unknown word 'blurry'"),
         (Prompts("a red car 🦆"), "unknown word '🦆'"),
         (Prompts("a red car, x view"), "unknown word 'x'"),
         (Prompts("../a red car"), r"unknown word '\.\./'"),

@@ -245,3 +245,69 @@ def test_a_run_that_stops_and_resumes_continues_to_the_bit(tmp_path):
 def test_wrong_settings_are_named(make_it, named):
     with pytest.raises(InputError, match=named):
         make_it()
+
+
+def similarity(ours, theirs):
+    ours, theirs = ours.detach().float().cpu().flatten(), theirs.detach().float().cpu().flatten()
+    return torch.cosine_similarity(ours, theirs, 0).item(), (ours.norm() / theirs.norm()).item()
+
+
+ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "tolerance"),
+    [
+        ("cpu", torch.bfloat16, 0.02),
+        pytest.param("cuda", torch.bfloat16, 0.02, marks=ON_CUDA),
+        pytest.param("cuda", torch.float32, 0.002, marks=ON_CUDA),
+    ],
+)
+def test_guidance_agrees_with_fp32_on_the_cpu(device, dtype, tolerance):
+    """The gradient, the score network's prediction, its loss and the gradients of everything that it trains."""
+    made = []
+    x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
+    for where, kind in (("cpu", torch.float32), (device, dtype)):
+        prior = DiffusionPrior(untrained_pipeline(VOCABULARY), where, kind)
+        distillation = make("sds", prior=prior)
+        given = [x.to(where) for x in (x_0, t, eps)]
+        view = View(VIEW.cameras.to(where), VIEW.azimuth.to(where), VIEW.elevation.to(where))
+        results = [distillation.gradient(*given, view)]
+        images = torch.linspace(-1, 1, 2 * 3 * 64 * 64, device=where).view(2, 3, 64, 64).requires_grad_(True)
+        latents = prior.encode(images)
+        results += [latents, *torch.autograd.grad(latents.square().mean(), images)]
+        distillation = make("vsd", prior=prior)
+        network, plain = distillation.network, distillation.table.repeat(distillation.table.plain, 2)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in network.parameters():  # LoRA's up half starts at zero, which hides the down half
+            parameter.data += (0.02 * torch.randn(parameter.shape, generator=generator)).to(where)
+        results.append(network.predict(prior.noise(*given), given[1], plain, view.cameras))
+        hidden = torch.tensor([False, True], device=where)
+        loss = network.loss(*given, plain, view.cameras, hidden)
+        loss.backward()
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+        results.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+        made.append([*results, loss[None]])
+    for ours, theirs in zip(*made, strict=True):
+        alike, size = similarity(theirs, ours)
+        assert alike > 1 - tolerance and size == pytest.approx(1, abs=2 * tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_cuda_never_waits_for_the_device():
+    prior = DiffusionPrior(untrained_pipeline(VOCABULARY), "cuda", torch.bfloat16)
+    distillation = make("esd", prior=prior, perp_neg=1.0, rescale=0.3, clamp=1.0)
+    view = View(VIEW.cameras.cuda(), VIEW.azimuth.cuda(), VIEW.elevation.cuda())
+    images = torch.zeros(2, 3, 64, 64, device="cuda", requires_grad=True)
+
+    def step():
+        distillation.particle_loss(images, view, STEPS).backward()
+        distillation.update_score()
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -69,8 +69,9 @@ def run(tmp_path, file, model, *more):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     main(
         ["fit", "--config", str(tmp_path / "small.yaml"), f"--trainer.default_root_dir={tmp_path / 'run'}",
-         "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu",
-         "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false", *more]
+         "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2",
+         "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false",
+         *more]
     )  # fmt: skip
     return tmp_path / "run"
 

@@ -1,0 +1,44 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_modules.nerf import FieldSettings, NerfStage
+from lightning_modules.stage import contact_sheet
+from vsd.errors import InputError
+
+
+def test_the_contact_sheet_takes_even_steps_and_puts_columns_below_each_other():
+    frames = [torch.stack([torch.full((2, 4), i + 0.1), torch.zeros(2, 4), torch.zeros(2, 4)], -1) for i in range(60)]
+    for frame in frames:
+        frame[:, 2:, 1] = 1.0  # the second column
+    sheet = contact_sheet(frames, columns=2)
+    assert sheet.shape == (4, 16, 3)
+    assert sheet[0, ::2, 0].floor().tolist() == [0, 7, 15, 22, 30, 37, 45, 52]
+    assert (sheet[:2, :, 1] == 0).all() and (sheet[2:, :, 1] == 1).all()
+    assert contact_sheet(frames[:3], columns=2).shape == (4, 6, 3), "no more views than frames"
+
+
+def test_all_ranks_write_into_the_folder_of_the_first():
+    stage = NerfStage(field=FieldSettings(encoding="dense"))
+    strategy = SimpleNamespace(broadcast=lambda mine: "runs/of-rank-0")
+    stage.trainer = SimpleNamespace(strategy=strategy, default_root_dir="runs/a-second-later")
+    stage.setup("fit")
+    assert stage.run_folder == Path("runs/of-rank-0")
+
+
+def test_a_checkpoint_of_another_stage_or_shape_is_refused_without_the_command_too():
+    stage = NerfStage(field=FieldSettings(encoding="dense", hidden=8))
+    stage.trainer = SimpleNamespace(training=False)
+    stage.configure_model()
+    checkpoint = {"state_dict": stage.state_dict()}
+    with pytest.raises(InputError, match="no checkpoint of a stage"):
+        stage.on_load_checkpoint(checkpoint)
+    stage.on_save_checkpoint(checkpoint)
+    stage.on_load_checkpoint(checkpoint)
+    other = NerfStage(field=FieldSettings(encoding="dense", hidden=16))
+    other.trainer = stage.trainer
+    other.configure_model()
+    with pytest.raises(InputError, match=r"particles.0.field.network.* is of shape \(8,.* and of shape \(16,"):
+        other.on_load_checkpoint(checkpoint)
