@@ -16,9 +16,9 @@ TINY = [
     *("--model.field.hidden=8", "--model.field.occupancy=8", "--model.field.samples=8"),
     *("--data.eval_frames=2", "--data.validation_frames=1", "--data.eval_resolution=16"),
     *("--data.milestones=[{step: 0, resolution: 16, batch_size: 1}]", "--trainer.log_every_n_steps=1"),
-    *("--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
+    *("--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--model.lr_decay=1"),
 ]
-SMALL = [*TINY, "--model.particles=2", "--trainer.callbacks.kind=vsd"]
+SMALL = [*TINY, "--model.particles=2", "--trainer.callbacks.kind=vsd", "--trainer.callbacks.score.warm_start=0"]
 UNSEEN = "--trainer.limit_test_batches=0"  # no turntable
 
 
