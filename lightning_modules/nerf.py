@@ -73,8 +73,8 @@ class NerfStage(Stage):
 
     particles: n; particles_per_step: m; field: of each; lr_encoding, lr_network, lr_background: Adam's, betas 0.9 and
     0.99, eps 1e-15; lr_decay: the factor to which the learning rates fall, exponentially, by the trainer's last step,
-    which averages the noise of the guidance away; random_background: share of the views over one random plain colour, the others over the learned
-    background; eval_background: grey of pictures, None for the learned background.
+    which averages the noise of the guidance away; random_background: share of the views over one random plain colour,
+    the others over the learned background; eval_background: grey of pictures, None for the learned background.
     Source: ProlificDreamer, tables of the appendix and its code.
     """
 

@@ -138,7 +138,7 @@ class DMTet(nn.Module):
 
     Parameters: sdf (V,), used as it is, and deformation (V, 3), by which a vertex moves tanh(deformation) times a
     fifth of a cell along each axis. Within this bound a tetrahedron keeps at least 4 % of its volume, so the surface
-    never cuts itself. The grid's border has the value -1, always: the surface is closed. It is empty until `initialise`.
+    never cuts itself. The grid's border has the value -1, always: the surface is closed, and empty until `initialise`.
     """
 
     def __init__(self, resolution: int, low: Vector = (-1.0, -1.0, -1.0), high: Vector = (1.0, 1.0, 1.0)):

@@ -210,6 +210,13 @@ def test_cameras_inside_or_next_to_the_surface_are_no_problem(distance):
     assert total.isfinite() and open_mesh.vertices.grad.isfinite().all()
 
 
+def test_what_is_behind_the_camera_has_no_outline():
+    mesh, matrix = ball(8), FRONT.camera_to_world()
+    assert len(silhouettes(mesh, matrix, FRONT.fovy, 16).first) > 10
+    turned = matrix @ torch.diag(torch.tensor([-1.0, 1, -1, 1]))
+    assert len(silhouettes(mesh, turned, FRONT.fovy, 16).first) == 0
+
+
 def test_an_empty_mesh_has_no_outline():
     mesh = Mesh(torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3, dtype=torch.long))
     found = silhouettes(mesh, *look(FRONT), 8)
