@@ -48,7 +48,7 @@ def test_features_agree_with_a_scalar_transcription_of_the_layout():
     grid = HashGrid(**SMALL)
     grid.params.data.normal_()
     assert [level.hashed for level in grid.levels] == [False, False, True, True]
-    edge = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0.5], [-0.3, 1.2, 0.5], [0.999, 0.5, 0.001]])
+    edge = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0.5], [-0.3, 1.2, 0.5], [-0.4, -0.2, 0.05], [0.999, 0.5, 0]])
     points = torch.cat([edge, torch.rand(60, 3)])
     expected = torch.stack([scalar_reference(grid, p) for p in points])
     torch.testing.assert_close(grid(points), expected, atol=2e-6, rtol=1e-5)

@@ -188,6 +188,23 @@ def test_only_what_is_before_hides_and_only_outlines_that_are_seen_move():
     assert by_height.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
+def test_a_hidden_side_next_to_an_outline_is_not_taken_for_it():
+    """Three layers; the right side of the middle one is hidden in the pixel where that of the first one is seen."""
+    size, view = 32, look(FRONT)
+    layers = [
+        rectangle(-0.45, 0.45, -0.45, 0.45, x=-0.5),
+        rectangle(-0.3, 0.18, -0.3, 0.3),
+        rectangle(-0.2, 0.19, -0.4, 0.4, x=0.5),
+    ]
+    vertices = torch.cat([layer.vertices for layer in layers])
+    mesh = Mesh(vertices, torch.cat([layer.faces + 4 * i for i, layer in enumerate(layers)]))
+    colours = torch.tensor([0.1, 0.5, 1.0]).repeat_interleave(4)[:, None]
+    made = rasterize(vertices, mesh.faces, *view, size)
+    image = antialias(interpolate(made, mesh.faces, colours), silhouettes(mesh, *view, size))[0, :, :, 0]
+    # Sides at columns 16 + 32 * 0.18 = 21.76 and 16 + 32 * 0.19 = 22.08.
+    assert image[16, 20:24].tolist() == pytest.approx([1, 1, 0.1 + 0.9 * 0.08, 0.1], abs=1e-3)
+
+
 def test_a_constant_image_stays_and_colours_stay_between_their_neighbours():
     size, view, mesh = 32, look(anywhere(3)), ball(20, 0.5, 0.7)
     found = silhouettes(mesh, *view, size)
