@@ -110,7 +110,9 @@ def load_renders(
     if workers == 1:
         parts = [_render_chunk(job) for job in jobs]
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        # One thread each; this process keeps its own number, on which the last bits of later sums depend.
+        context, start = get_context("spawn"), torch.set_num_threads
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=start, initargs=(1,)) as pool:
             parts = list(pool.map(_render_chunk, jobs))
     tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,6 @@ def _read(path: Path, settings: str) -> Renders:
 def _render_chunk(job: tuple[int, int, bool, int, int, CameraRanges]) -> dict[str, Tensor]:
     """Renders start ... start + count - 1 of a split."""
     start, count, held_out, seed, size, ranges = job
-    torch.set_num_threads(1)
     names, colours = list(OBJECTS), list(COLOURS)
     number = np.arange(start, start + count)
     name = number % len(names)

@@ -120,6 +120,16 @@ def test_batches_are_a_function_of_seed_rank_and_step(tmp_path):
         assert not torch.equal(whole[0]["image"], other["image"])
 
 
+def test_rendering_leaves_the_number_of_threads_as_it_is(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        load_renders(4, cache=tmp_path, workers=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_groups_share_object_and_colour_and_mix_renders_with_mirror_images(tmp_path):
     renders = load_renders(288, cache=tmp_path, workers=1)  # three of every object and colour
     batch = next(iter(TrainingBatches(renders, 64, 0.0, 0.0, 0, 0, 0, group=16)))
