@@ -16,7 +16,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lightning_modules.run_folder import LAST
 from vsd.errors import InputError
 
-FORMAT = 1  # raise it when a checkpoint's content changes so that older ones do not load
+FORMAT = 2  # raise it when a checkpoint's content changes so that older ones do not load
+KEY = "ckpt_path"  # names a checkpoint on the command line
 
 
 class LastCheckpoint(Checkpoint):
@@ -69,19 +70,19 @@ def mark(checkpoint: dict, stage: pl.LightningModule) -> None:
     checkpoint["vsd"] = {"format": FORMAT, "stage": type(stage).__name__}
 
 
-def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint") -> None:
-    """InputError for a checkpoint of another stage, another format, or none of this project."""
+def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint", key: str = KEY) -> None:
+    """InputError for a checkpoint of another stage, another format, or none of this project; it names the key."""
     made = checkpoint.get("vsd") if isinstance(checkpoint, dict) else None
     if not isinstance(made, dict) or "format" not in made or "stage" not in made:
-        raise InputError(f"ckpt_path: {path} is no checkpoint of a stage; name one that a run of this program wrote")
+        raise InputError(f"{key}: {path} is no checkpoint of a stage; name one that a run of this program wrote")
     if made["format"] != FORMAT:
         raise InputError(
-            f"ckpt_path: {path} has format {made['format']}, this version reads format {FORMAT}; "
+            f"{key}: {path} has format {made['format']}, this version reads format {FORMAT}; "
             "resume with the version that wrote it, or start anew"
         )
     if made["stage"] != stage:
         raise InputError(
-            f"ckpt_path: {path} is of the stage {made['stage']}, the configuration's is {stage}; name another"
+            f"{key}: {path} is of the stage {made['stage']}, and {stage} is needed; name another"
         )
 
 
@@ -98,22 +99,22 @@ def require_weights(state: dict, stage: pl.LightningModule) -> None:
             )
 
 
-def require_checkpoint(path: Path, stage: str) -> Path:
+def require_checkpoint(path: Path, stage: str, key: str = KEY) -> Path:
     """The path, where a checkpoint of the stage class called `stage` lies; nothing in the file is executed."""
     if not path.is_file():
-        raise InputError(f"ckpt_path: {path} does not exist; name a checkpoint, such as RUN/{LAST}")
+        raise InputError(f"{key}: {path} does not exist; name a checkpoint, such as RUN/{LAST}")
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
-            raise InputError(f"ckpt_path: {path} is no checkpoint; name one that a run of this program wrote")
+            raise InputError(f"{key}: {path} is no checkpoint; name one that a run of this program wrote")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"ckpt_path: {path} holds more than tensors and plain values; it was not loaded, name another"
+            f"{key}: {path} holds more than tensors and plain values; it was not loaded, name another"
         ) from error
     except Exception as error:
         # torch raises a dozen types for a damaged file.
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"ckpt_path: {path} is damaged ({reason}); name another checkpoint") from error
-    require_mark(checkpoint, stage, path)
+        raise InputError(f"{key}: {path} is damaged ({reason}); name another checkpoint") from error
+    require_mark(checkpoint, stage, path, key)
     return path

@@ -4,20 +4,19 @@ A step moves m particles; the batch's cameras are dealt out to them evenly. Pict
 validation a strip a particle (colour, normal, depth, opacity), at the end a turntable.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.stage import Stage, contact_sheet
+from lightning_modules.object_stage import ObjectStage, require_share
+from scene import hashgrid, volume_rendering
 from scene.cameras import pixel_centres, rays
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
 from scene.volume_rendering import VolumeRender, VolumeRenderer
 from vsd.errors import InputError
-from vsd.score_distillation import View
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class NerfParticle(nn.Module):
         )
 
 
-class NerfStage(Stage):
+class NerfStage(ObjectStage):
     """Distills radiance fields.
 
     particles: n; particles_per_step: m; field: of each; lr_encoding, lr_network, lr_background: Adam's, betas 0.9 and
@@ -93,8 +92,7 @@ class NerfStage(Stage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        if not 0 <= random_background <= 1:
-            raise InputError(f"model.random_background: {random_background:g} is not in [0, 1]")
+        require_share("model.random_background", random_background)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
         if not 0 < lr_decay <= 1:
             raise InputError(f"model.lr_decay: {lr_decay:g} is not in (0, 1]")
@@ -126,6 +124,13 @@ class NerfStage(Stage):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay ** (step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        if self.trainer.is_global_zero:
+            grid = hashgrid.backend(self.device) if self.field_settings.encoding == "hash" else "torch"
+            marching = volume_rendering.backend(self.device)
+            print(f"backends: {self.field_settings.encoding} grid {grid}, marching {marching}", flush=True)
+        self.trainer.strategy.barrier()  # rank zero may just have compiled what the others load
+
     def render(
         self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False
     ) -> tuple[VolumeRender, Tensor]:
@@ -141,35 +146,18 @@ class NerfStage(Stage):
         return particle.renderer(particle.field, origins, directions, jitter, normals), directions
 
     def training_step(self, batch: dict, _: int) -> Tensor:
-        chosen, made = self.order(self.global_step)
-        views = len(batch["fovy"])
-        if views % len(chosen):
-            raise InputError(
-                f"data.milestones: {views} views cannot be dealt out evenly to {len(chosen)} particles a step; "
-                "make batch_size a multiple of model.particles_per_step"
-            )
-        share = views // len(chosen)
-        size = batch["resolution"]
-        generator = self.generator()
+        dealt, made = self.deal(batch)
+        size, generator = batch["resolution"], self.generator()
         images, penalties = [], []
-        for k, index in enumerate(chosen):
+        for index, cameras in dealt:
             particle = self.particles[index]
             particle.renderer.update(made, particle.field, self.seed + index)
-            part = slice(k * share, (k + 1) * share)
-            cameras = {key: v if key == "resolution" else v[part] for key, v in batch.items()}
             out, directions = self.render(particle, cameras, generator)
-            behind = particle.background(directions).view(share, -1, 3)
-            plain = torch.rand(share, 1, 3, generator=generator, device=self.device)
-            use_plain = torch.rand(share, 1, 1, generator=generator, device=self.device) < self.random_background
-            behind = torch.where(use_plain, plain, behind).reshape(-1, 3)
-            images.append((out.rgb + (1 - out.opacity) * behind).view(share, size, size, 3))
+            views = len(cameras["fovy"])
+            behind = self.behind(particle.background, directions, views, generator)
+            images.append((out.rgb + (1 - out.opacity) * behind).view(views, size, size, 3))
             penalties.append(self.penalty(out, made))
-        pictures = 2 * torch.cat(images).permute(0, 3, 1, 2) - 1
-        target = self.guidances[0].core.prior.image_size
-        if size != target:
-            pictures = F.interpolate(pictures, (target, target), mode="bilinear", antialias=size > target)
-        view = View(batch["camera_to_world"], batch["azimuth"], batch["elevation"])
-        loss = self.guidances[0].particle_loss(pictures, view, torch.full((views,), made))
+        loss = self.guide(torch.cat(images), batch, made)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
@@ -187,9 +175,9 @@ class NerfStage(Stage):
         return total
 
     @torch.no_grad()
-    def picture(self, particle: NerfParticle, cameras: dict) -> Tensor:
+    def picture(self, index: int, cameras: dict) -> Tensor:
         """Colour, normal, depth and opacity side by side, (H, 4 W, 3) in [0, 1], of one camera."""
-        size = cameras["resolution"]
+        particle, size = self.particles[index], cameras["resolution"]
         out, directions = self.render(particle, cameras, normals=True)
         behind = particle.background(directions) if self.eval_background is None else self.eval_background
         colour = out.rgb + (1 - out.opacity) * behind
@@ -200,31 +188,9 @@ class NerfStage(Stage):
         columns = [colour, normal, near.expand(-1, 3), out.opacity.expand(-1, 3)]
         return torch.cat([c.view(size, size, 3) for c in columns], 1)
 
-    def on_validation_epoch_start(self) -> None:
-        self.strips: list[list[Tensor]] = [[] for _ in self.particles]
-
-    def validation_step(self, batch: dict, _: int) -> None:
-        for strip, particle in zip(self.strips, self.particles, strict=True):
-            strip.append(self.picture(particle, batch))
-
-    def on_validation_epoch_end(self) -> None:
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            for i, strip in enumerate(self.strips):
-                name = f"validation/particle{i}-step{self.global_step:06d}.png"
-                self.keep_picture(f"validation/particle{i}", torch.cat(strip), name)
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: dict, index: int) -> None:
-        self.validation_step(batch, index)
-
-    def on_test_epoch_end(self) -> None:
-        if self.trainer.is_global_zero:
-            for i, frames in enumerate(self.strips):
-                self.keep_video(f"turntable/particle{i}", torch.stack(frames), f"turntable-particle{i}.mp4")
-                sides = [frame[:, : 2 * len(frame)] for frame in frames]  # colour and normal
-                self.keep_picture(f"contact/particle{i}", contact_sheet(sides, 2), f"contact-particle{i}.png")
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vsd"]["field"] = asdict(self.field_settings)  # for the stages that go on from here
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Training of the toybox prior: its autoencoder, its text and image towers, its UNet.
+"""Training of the toybox prior: its autoencoder, its UNet with the text tower, its image tower.
 
-Each LightningModule trains one part of the Stable Diffusion pipeline in `folder` and writes that part back with
+Each LightningModule trains parts of the Stable Diffusion pipeline in `folder` and writes them back with
 `save_pretrained` at every validation, from the averaged weights where a weight averaging callback runs, and at the end.
-The parts are trained in the order autoencoder, towers, UNet. `save_half` makes the fp16 copy that the project ships.
+They are trained in this order. `save_half` makes the fp16 copy that the project ships.
 """
 
 import math
@@ -27,36 +27,41 @@ def warm_hold_decay(step: int, total: int, warmup: int, decay: int) -> float:
 
 
 class ToyboxPart(pl.LightningModule):
-    """One trained part of the pipeline in `folder`, which is made with random weights if it does not exist.
+    """Trained parts of the pipeline in `folder`, which is made with random weights if it does not exist.
 
     lr: AdamW's; warmup, decay: steps of the learning rate's rise and final fall; seed: of the random weights.
     """
 
-    part: str
+    parts: tuple[str, ...]
 
     def __init__(self, folder: str, lr: float, warmup: int = 100, decay: int = 500, seed: int = 0):
         super().__init__()
         self.folder, self.lr, self.warmup, self.decay, self.seed = Path(folder), lr, warmup, decay, seed
 
     def configure_model(self) -> None:
-        if hasattr(self, "network"):
+        if hasattr(self, "trained"):
             return
         self.fresh = not (self.folder / "model_index.json").exists()
         if self.fresh:
             untrained_pipeline(VOCABULARY, self.seed).save_pretrained(self.folder)
         # In a list, so that Lightning neither saves nor averages what is not trained here.
         self.frozen = [load_pipeline(self.folder)]
-        self.network = getattr(self.pipeline, self.part).train().requires_grad_(True)
-        self.network.to(memory_format=torch.channels_last)
+        self.trained = torch.nn.ModuleDict({part: getattr(self.pipeline, part) for part in self.parts})
+        self.trained.train().requires_grad_(True).to(memory_format=torch.channels_last)
 
     @property
     def pipeline(self) -> StableDiffusionPipeline:
         return self.frozen[0]
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """The first of the parts."""
+        return self.trained[self.parts[0]]
+
     def on_fit_start(self) -> None:
-        for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.unet, self.pipeline.image_encoder):
-            part.to(self.device)
-            if part is not self.network:
+        for name in ("vae", "text_encoder", "unet", "image_encoder"):
+            part = getattr(self.pipeline, name).to(self.device)
+            if name not in self.parts:
                 part.requires_grad_(False).eval()
 
     def configure_optimizers(self):
@@ -68,22 +73,24 @@ class ToyboxPart(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_validation_model_eval(self) -> None:
-        self.network.eval()
+        self.trained.eval()
 
     def on_validation_model_train(self) -> None:
-        self.network.train()
+        self.trained.train()
 
-    def save_part(self) -> None:
-        """Writes the part into the folder, by rename, so that a reader never sees half of it."""
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            temporary = self.folder / f"{self.part}.part"
-            self.network.save_pretrained(temporary)
+    def save_parts(self) -> None:
+        """Writes the parts into the folder, by rename, so that a reader never sees half of a file."""
+        if self.trainer.sanity_checking or not self.trainer.is_global_zero:
+            return
+        for part, network in self.trained.items():
+            temporary = self.folder / f"{part}.part"
+            network.save_pretrained(temporary)
             for file in temporary.iterdir():
-                file.replace(self.folder / self.part / file.name)
+                file.replace(self.folder / part / file.name)
             temporary.rmdir()
 
     def on_train_end(self) -> None:
-        self.save_part()
+        self.save_parts()
 
     def tokens(self, captions: list[str]) -> Tensor:
         """Token ids (B, L) of captions."""
@@ -99,7 +106,7 @@ class ToyboxAutoencoder(ToyboxPart):
     they are. At the end the latents' scale is measured and written into the configuration as `scaling_factor`.
     """
 
-    part = "vae"
+    parts = ("vae",)
 
     def __init__(
         self, folder: str = "runs/prior", lr: float = 5e-4, kl: float = 1e-5, decoder_only: bool = False, **rest
@@ -136,7 +143,7 @@ class ToyboxAutoencoder(ToyboxPart):
         if not self.decoder_only and not self.trainer.sanity_checking:
             square = self.trainer.callback_metrics["val/latent_square"]
             self.network.register_to_config(scaling_factor=float(square.rsqrt()))
-            self.save_part()
+            self.save_parts()
 
 
 def psnr(error: Tensor) -> Tensor:
@@ -144,61 +151,16 @@ def psnr(error: Tensor) -> Tensor:
     return 10 * torch.log10(4 / error)
 
 
-class ToyboxTowers(ToyboxPart):
-    """Trains the text tower and the image tower on the symmetric contrastive loss of CLIP.
-
-    Equal captions in a batch count as equally right. The text tower's pooled output is the text's embedding.
-    """
-
-    part = "image_encoder"
-
-    def __init__(self, folder: str = "runs/prior", lr: float = 1e-3, **rest):
-        super().__init__(folder, lr, **rest)
-
-    def configure_model(self) -> None:
-        super().configure_model()
-        self.text_encoder = self.pipeline.text_encoder.train().requires_grad_(True)
-        self.temperature = torch.nn.Parameter(torch.tensor(math.log(10.0)))
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        self.text_encoder.requires_grad_(True).train()
-
-    def loss(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Loss, and the share of images whose best caption in the batch is their own."""
-        image = F.normalize(self.network(batch["image"]).image_embeds.float(), dim=-1)
-        tokens = self.tokens(batch["captions"])
-        text = F.normalize(self.text_encoder(tokens).pooler_output.float(), dim=-1)
-        logits = self.temperature.exp().clamp(max=100) * image @ text.T
-        same = (tokens[:, None] == tokens[None]).all(-1)
-        target = same.float() / same.sum(1, keepdim=True)
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        right = same.gather(1, logits.argmax(1, keepdim=True)).float().mean()
-        return loss, right
-
-    def training_step(self, batch: dict, _: int) -> Tensor:
-        loss, right = self.loss(batch)
-        self.log_dict({"train/loss": loss, "train/retrieval": right}, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: dict, index: int) -> None:
-        loss, right = self.loss(batch)
-        self.log_dict({"val/loss": loss, "val/retrieval": right}, prog_bar=True, batch_size=len(batch["captions"]))
-
-    def save_part(self) -> None:
-        super().save_part()
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            self.text_encoder.save_pretrained(self.folder / "text_encoder")
-
-
 class ToyboxUnet(ToyboxPart):
     """Trains the UNet on the prediction loss of the pipeline's scheduler (v: weight SNR + 1 on the eps error).
 
+    The text tower learns along with it, as in latent diffusion: a tower that was trained to match pictures first, by
+    contrast, had found left and right alike, and a UNet on it painted either by chance.
     Latents are encoded once, over the background of their first draw, and kept in memory (4 kB each). compile: train
     through torch.compile (1.5 times as fast on a CPU; needs a C++ compiler, and two minutes at the start).
     """
 
-    part = "unet"
+    parts = ("unet", "text_encoder")
 
     def __init__(self, folder: str = "runs/prior", lr: float = 8e-4, compile: bool = False, **rest):
         super().__init__(folder, lr, **rest)
@@ -208,6 +170,7 @@ class ToyboxUnet(ToyboxPart):
         super().configure_model()
         # The backward of torch's fused attention in bf16 takes six times that of plain matrix products on a CPU.
         self.network.set_attn_processor(AttnProcessor())
+        self.pipeline.text_encoder.set_attn_implementation("eager")
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -215,7 +178,6 @@ class ToyboxUnet(ToyboxPart):
         shape = (self.pipeline.unet.config.in_channels, *2 * (self.pipeline.unet.config.sample_size,))
         self.latents = torch.zeros(count, *shape, dtype=torch.float16)
         self.encoded = torch.zeros(count, dtype=torch.bool)
-        self.embeddings: dict[str, Tensor] = {}
         if self.compile_network:
             self.network.compile()
         self.alphabar = self.pipeline.scheduler.alphas_cumprod.to(self.device)
@@ -234,14 +196,9 @@ class ToyboxUnet(ToyboxPart):
             self.encoded[index[missing]] = True
         return self.latents[index].to(self.device).float()
 
-    @torch.no_grad()
     def embed(self, captions: list[str]) -> Tensor:
-        """Text embeddings (B, L, D), each caption encoded once."""
-        new = [c for c in dict.fromkeys(captions) if c not in self.embeddings]
-        if new:
-            states = self.pipeline.text_encoder(self.tokens(new)).last_hidden_state.float()
-            self.embeddings.update(zip(new, states, strict=True))
-        return torch.stack([self.embeddings[c] for c in captions])
+        """Text embeddings (B, L, D)."""
+        return self.trained["text_encoder"](self.tokens(captions)).last_hidden_state
 
     def loss(self, latents: Tensor, text: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Prediction losses (B,) at timesteps t (B,)."""
@@ -273,7 +230,46 @@ class ToyboxUnet(ToyboxPart):
         self.log("val/rise_wrong_caption", wrong.mean() / losses.mean() - 1, prog_bar=True, batch_size=len(latents))
         if index == 0:
             # Averaged weights are in place inside the validation loop only.
-            self.save_part()
+            self.save_parts()
+
+
+class ToyboxImageTower(ToyboxPart):
+    """Trains the image tower on the symmetric contrastive loss of CLIP, the text tower being what it is.
+
+    Equal captions in a batch count as equally right. The text tower's pooled output is the text's embedding.
+    Source: Zhai et al. 2022, LiT, locked-image tuning, with the roles of the towers exchanged.
+    """
+
+    parts = ("image_encoder",)
+
+    def __init__(self, folder: str = "runs/prior", lr: float = 1e-3, **rest):
+        super().__init__(folder, lr, **rest)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        self.temperature = torch.nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def loss(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Loss, and the share of images whose best caption in the batch is their own."""
+        image = F.normalize(self.network(batch["image"]).image_embeds.float(), dim=-1)
+        tokens = self.tokens(batch["captions"])
+        with torch.no_grad():
+            text = F.normalize(self.pipeline.text_encoder(tokens).pooler_output.float(), dim=-1)
+        logits = self.temperature.exp().clamp(max=100) * image @ text.T
+        same = (tokens[:, None] == tokens[None]).all(-1)
+        target = same.float() / same.sum(1, keepdim=True)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        right = same.gather(1, logits.argmax(1, keepdim=True)).float().mean()
+        return loss, right
+
+    def training_step(self, batch: dict, _: int) -> Tensor:
+        loss, right = self.loss(batch)
+        self.log_dict({"train/loss": loss, "train/retrieval": right}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict, index: int) -> None:
+        loss, right = self.loss(batch)
+        self.log_dict({"val/loss": loss, "val/retrieval": right}, prog_bar=True, batch_size=len(batch["captions"]))
 
 
 def save_half(folder: str | Path, out: str | Path) -> None:

@@ -1,11 +1,14 @@
 """Multiresolution hash encoding with tiny-cuda-nn's parameter layout, in plain torch with a hand-written backward.
 
 Shapes: N points, L levels, F features per level. The parameter tensor is the concatenation over levels of (n_l, F)
-tables, feature fastest, so that a checkpoint goes from one backend to the other.
+tables, feature fastest, so that a checkpoint goes from one backend to the other: on CUDA the grid hands its parameters
+to tiny-cuda-nn's kernels where tinycudann is installed, elsewhere the torch code below runs, which is the reference.
 Source: Mueller et al. 2022, Instant-NGP; layout and arithmetic as documented by tiny-cuda-nn's GridEncoding.
 """
 
+import functools
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -135,6 +138,34 @@ class _Encode(torch.autograd.Function):
         return grad_points, None if grad_parameters is None else grad_parameters.view(-1), None, None
 
 
+@functools.cache
+def bindings() -> tuple[ModuleType | None, str]:
+    """The module tinycudann, or None and why it cannot be used; looked for once a process."""
+    try:
+        import tinycudann
+    except (ImportError, OSError) as error:  # an OSError: it was compiled for other GPUs
+        return None, " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+    return tinycudann, ""
+
+
+def backend(device: torch.device) -> str:
+    """The name of the code that encodes points on a device; on CUDA without tinycudann also why."""
+    if device.type != "cuda":
+        return "torch"
+    module, why = bindings()
+    return "tinycudann" if module else f"torch ({why})"
+
+
+@functools.cache
+def kernels(layout: tuple[tuple[str, int | float], ...]) -> nn.Module:
+    """tinycudann's Encoding of a layout, shared by all grids of this layout, which lend it their parameters."""
+    module, _ = bindings()
+    # By default it computes in half precision.
+    encoding = module.Encoding(3, {"otype": "HashGrid", **dict(layout)}, dtype=torch.float32)
+    encoding.params = nn.Parameter(torch.empty(0))  # its own would take as much memory as a grid's
+    return encoding
+
+
 class HashGrid(nn.Module):
     """Encodes points (N, 3) in [0, 1] as features (N, L F); points outside are encoded too, nothing is clamped.
 
@@ -154,6 +185,13 @@ class HashGrid(nn.Module):
         super().__init__()
         self.levels = levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale)
         self.features = features
+        self.layout = (
+            ("n_levels", levels_count),
+            ("n_features_per_level", features),
+            ("log2_hashmap_size", log2_hashmap_size),
+            ("base_resolution", base_resolution),
+            ("per_level_scale", per_level_scale),
+        )
         count = features * sum(level.entries for level in self.levels)
         self.params = nn.Parameter(torch.empty(count).uniform_(-1e-4, 1e-4))
 
@@ -163,4 +201,7 @@ class HashGrid(nn.Module):
         return len(self.levels) * self.features
 
     def forward(self, points: Tensor) -> Tensor:
+        # Of no points tinycudann returns a gradient of the parameters that it has not written to.
+        if points.is_cuda and len(points) and bindings()[0]:
+            return torch.func.functional_call(kernels(self.layout), {"params": self.params}, points)
         return _Encode.apply(points, self.params, self.levels, self.features)

@@ -2,9 +2,11 @@
 
 R rays, S lattice intervals a ray, N samples in occupied space. The lattice follows nerfacc's marching rule: edges at
 (shift +) k step from the ray's origin, an interval counts if its midpoint lies in the box and in an occupied cell. It
-is a mask over all R x S midpoints, which runs on any device, where nerfacc's own marching needs CUDA.
+is a mask over all R x S midpoints, which runs on any device and is the reference; on CUDA nerfacc's kernels walk to the
+same samples and composite them, where they can be compiled.
 """
 
+import functools
 from dataclasses import dataclass
 
 import nerfacc
@@ -24,6 +26,26 @@ class VolumeRender:
     normal: Tensor | None  # (R, 3), world, weighted by opacity
     weights: Tensor  # (N,) of the samples
     ray: Tensor  # (N,) which ray a sample is on
+
+
+@functools.cache
+def missing_kernels() -> str:
+    """Why nerfacc's CUDA kernels cannot be used, empty where they can; the first call compiles them, for minutes."""
+    try:
+        from nerfacc.cuda._backend import _C
+    except (ImportError, OSError, RuntimeError) as error:  # all three come from torch's compilation of extensions
+        lines = str(error).splitlines() or [""]
+        line = next((line for line in lines if "error:" in line), lines[0])  # the compiler's first, of hundreds
+        return f"{type(error).__name__}: {line.strip()[:300]}"
+    return "" if _C else "nerfacc finds no nvcc"
+
+
+def backend(device: torch.device) -> str:
+    """The name of the code that marches and composites on a device; on CUDA without nerfacc's kernels also why."""
+    if device.type != "cuda":
+        return "torch lattice"
+    why = missing_kernels()
+    return f"torch lattice ({why})" if why else "nerfacc"
 
 
 def enter_box(origins: Tensor, directions: Tensor, bound: float) -> tuple[Tensor, Tensor]:
@@ -82,8 +104,9 @@ class VolumeRenderer(nn.Module):
         origins, directions: (R, 3); jitter: (R,) in [0, 1), shifts each ray's lattice by a part of the step.
         """
         step = self.step
+        pick = self._walk if origins.is_cuda and not missing_kernels() else self._lattice
         while True:
-            ray, start = self._lattice(origins, directions, jitter, step)
+            ray, start = pick(origins, directions, jitter, step)
             if len(ray) <= self.max_samples:
                 return ray, start, step
             step *= 1.25 * max(1.0, len(ray) / self.max_samples)
@@ -102,6 +125,17 @@ class VolumeRenderer(nn.Module):
         points = origins[ray] + middle[ray, k, None] * directions[ray]
         kept = self.occupied(points)
         return ray[kept], start[ray[kept], k[kept]]
+
+    def _walk(self, origins: Tensor, directions: Tensor, jitter: Tensor | None, step: float) -> tuple[Tensor, Tensor]:
+        """As _lattice, by nerfacc's kernel; they may differ for midpoints within rounding of a cell's face."""
+        enter, _ = enter_box(origins, directions, self.bound)
+        shift = torch.zeros_like(enter) if jitter is None else jitter * step
+        first = ((enter - shift) / step).floor().clamp(min=0)
+        # The kernel's lattice begins at a ray's near plane; `stratified` would draw jitter of its own.
+        ray, start, _ = self.occupancy.sampling(origins, directions, t_min=shift + first * step, render_step_size=step)
+        # It adds up steps in float32, which drifts from the lattice.
+        k = ((start - shift[ray]) / step).round()
+        return ray, shift[ray] + k * step
 
     def occupied(self, points: Tensor) -> Tensor:
         """Mask (N,) of points in occupied cells."""
@@ -136,10 +170,15 @@ class VolumeRenderer(nn.Module):
 def composite(density: Tensor, ray: Tensor, step: float, rays: int) -> Tensor:
     """Weights (N,) of samples in ray order: T_i (1 - exp(-sigma_i step)), T_i the transmittance before sample i.
 
-    Source: Max 1995, as in NeRF; nerfacc's dense function on rays padded to the longest.
+    Source: Max 1995, as in NeRF; nerfacc's packed function with its kernels, else the dense one on rays padded to the
+    longest.
     """
     if len(ray) == 0:
         return density
+    if density.is_cuda and not missing_kernels():
+        zero = torch.zeros_like(density)  # only the length of an interval counts
+        weights, _, _ = nerfacc.render_weight_from_density(zero, zero + step, density, ray_indices=ray, n_rays=rays)
+        return weights
     counts = torch.bincount(ray, minlength=rays)
     position = torch.arange(len(ray), device=ray.device) - (counts.cumsum(0) - counts)[ray]
     longest = int(counts.max())

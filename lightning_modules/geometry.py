@@ -1,0 +1,168 @@
+"""The geometry stage: particles are surfaces, DMTet, which start from the NeRF stage's particles.
+
+The guidance sees normal maps, as in the paper, or the colours that the NeRF has on the surface, for a prior that has
+never seen a normal map. Every particle keeps to its own NeRF.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.handover import load_nerfs
+from lightning_modules.nerf import NerfParticle
+from lightning_modules.object_stage import ObjectStage
+from scene.cameras import pixel_centres, rays
+from scene.iso_surface import NoSurface, from_field, intersection_over_union, judging_cameras
+from scene.mesh import Mesh
+from scene.mesh_rendering import MeshRender, render_mesh
+from scene.tetrahedra import DMTet
+from vsd.errors import InputError
+
+
+@dataclass(frozen=True)
+class SurfaceLosses:
+    """Weights of the losses beside the guidance's; 0 switches one off.
+
+    consistency: mean of 1 - cosine between the normals of faces that share an edge; laplacian: mean length of the
+    uniform Laplacian, world units; opacity: mean squared difference between the coverage and the NeRF's opacity.
+    """
+
+    consistency: float = 5000.0
+    laplacian: float = 0.5
+    opacity: float = 0.0
+
+
+class GeometryStage(ObjectStage):
+    """Distills surfaces.
+
+    nerf: run of the NeRF stage to start from; particles: n, as many as it has; particles_per_step: m; resolution: cells
+    of the tetrahedral grid along an axis; guided: what the guidance sees; losses: see SurfaceLosses; lr: Adam's, betas
+    0.9 and 0.99, eps 1e-15; eval_background: grey of pictures; start_distance, start_fovy, start_size: the cameras, in
+    world units and degrees, and pixels of the silhouettes by which the density threshold is found.
+    InputError for a NeRF without a surface, and when a surface vanishes during training.
+    Source: ProlificDreamer, section 4.3 and its code.
+    """
+
+    def __init__(
+        self,
+        nerf: str,
+        particles: int = 1,
+        particles_per_step: int = 1,
+        resolution: int = 128,
+        guided: Literal["normal", "colour"] = "normal",
+        losses: SurfaceLosses | None = None,
+        lr: float = 5e-3,
+        eval_background: float = 1.0,
+        start_distance: float = 2.3,
+        start_fovy: float = 40.0,
+        start_size: int = 64,
+        seed: int = 0,
+    ):
+        super().__init__(particles, particles_per_step, seed)
+        if resolution < 3:
+            raise InputError(f"model.resolution: {resolution}; a tetrahedral grid needs at least 3 cells an axis")
+        self.nerf, self.resolution, self.guided, self.losses = nerf, resolution, guided, losses or SurfaceLosses()
+        self.lr, self.eval_background = lr, eval_background
+        self.start = judging_cameras(start_distance, start_fovy), start_size
+
+    def configure_model(self) -> None:
+        if hasattr(self, "particles"):
+            return
+        if self.trainer.training:
+            self.require_guidance()
+        device = self.trainer.strategy.root_device
+        # In a list, so that Lightning neither saves nor trains what the particles start from.
+        self.nerfs: list[NerfParticle] = [nerf.to(device) for nerf in load_nerfs(self.nerf, self.order.n)]
+        if self.trainer.ckpt_path is None:
+            self.particles = nn.ModuleList(self.first_surface(i) for i in range(self.order.n))
+        else:
+            self.particles = nn.ModuleList(DMTet(self.resolution) for _ in range(self.order.n))
+
+    def first_surface(self, index: int) -> DMTet:
+        """The surface of a particle's NeRF, and a line that says which."""
+        nerf = self.nerfs[index]
+        try:
+            start = from_field(nerf.field, nerf.renderer, self.resolution, *self.start)
+        except NoSurface as error:
+            raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
+        if self.trainer.is_global_zero:
+            print(f"particle {index}: density threshold {start.threshold:g}, silhouette IoU {start.iou:.3f}")
+        return start.surface
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.particles.parameters(), self.lr, betas=(0.9, 0.99), eps=1e-15)
+
+    def extract(self, index: int) -> Mesh:
+        """The surface of a particle now; InputError when nothing is left of it."""
+        mesh = self.particles[index].extract()
+        if mesh.is_empty or not bool(torch.isfinite(mesh.vertices).all()):
+            raise InputError(
+                f"model: nothing is left of the surface of particle {index} after {self.global_step} steps; lower "
+                "model.lr or the guidance's scale, or raise model.losses.opacity; the last checkpoint is untouched"
+            )
+        return mesh
+
+    def render(self, index: int, mesh: Mesh, cameras: dict) -> MeshRender:
+        """The mesh of a particle seen by B cameras, in the colours of its NeRF."""
+        field = self.nerfs[index].field
+        return render_mesh(
+            mesh, cameras["camera_to_world"], cameras["fovy"], cameras["resolution"], lambda points: field(points)[1]
+        )
+
+    def training_step(self, batch: dict, _: int) -> Tensor:
+        dealt, made = self.deal(batch)
+        generator = self.generator()
+        images, penalties = [], []
+        for index, cameras in dealt:
+            mesh = self.extract(index)
+            out = self.render(index, mesh, cameras)
+            seen = out.colour if self.guided == "colour" else 0.5 * (out.normal + out.coverage)
+            plain = torch.rand(len(seen), 1, 1, 3, generator=generator, device=self.device)
+            images.append(seen + (1 - out.coverage) * plain)
+            penalties.append(self.penalty(index, mesh, out, cameras))
+        loss = self.guide(torch.cat(images), batch, made)
+        penalty = torch.stack(penalties).mean()
+        self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
+        return loss + penalty
+
+    def penalty(self, index: int, mesh: Mesh, out: MeshRender, cameras: dict) -> Tensor:
+        """The weighted sum of the losses beside the guidance's."""
+        weights = self.losses
+        total = mesh.vertices.sum() * 0
+        if weights.consistency:
+            total = total + weights.consistency * mesh.normal_consistency()
+        if weights.laplacian:
+            total = total + weights.laplacian * mesh.laplacian()
+        if weights.opacity:
+            total = total + weights.opacity * (out.coverage - self.opacity(index, cameras)).square().mean()
+        return total
+
+    @torch.no_grad()
+    def opacity(self, index: int, cameras: dict) -> Tensor:
+        """The opacity (B, S, S, 1) of a particle's NeRF."""
+        nerf, size, views = self.nerfs[index], cameras["resolution"], len(cameras["fovy"])
+        pixels = pixel_centres(size, size, self.device)
+        origins, directions = rays(cameras["camera_to_world"], cameras["fovy"], pixels, size, size)
+        origins = origins[:, None].expand_as(directions)
+        out = nerf.renderer(nerf.field, origins.reshape(-1, 3), directions.reshape(-1, 3))
+        return out.opacity.view(views, size, size, 1)
+
+    @torch.no_grad()
+    def picture(self, index: int, cameras: dict) -> Tensor:
+        """Colour and normal side by side, (S, 2 S, 3) in [0, 1], of one camera."""
+        out = self.render(index, self.extract(index), cameras)
+        behind = (1 - out.coverage) * self.eval_background
+        return torch.cat([out.colour[0] + behind[0], 0.5 * (out.normal + out.coverage)[0] + behind[0]], 1)
+
+    def validation_step(self, batch: dict, index: int) -> None:
+        super().validation_step(batch, index)
+        for i in range(self.order.n):
+            mask = self.render(i, self.extract(i), batch).coverage > 0.5
+            iou = intersection_over_union(mask, self.opacity(i, batch) > 0.5)
+            self.log(f"val/iou{i}", iou, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vsd"]["resolution"] = self.resolution  # for the stage that goes on from here

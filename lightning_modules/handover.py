@@ -1,0 +1,68 @@
+"""What one stage takes from another: the particles in the checkpoint of a run.
+
+A run is named by its folder, RUN, by a folder of `dream` (whose stage of that kind is meant), or by a checkpoint.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lightning_modules.checkpoints import require_checkpoint
+from lightning_modules.nerf import FieldSettings, NerfParticle
+from lightning_modules.run_folder import DREAM, LAST
+from scene.mesh import Mesh
+from scene.solids import solidify
+from scene.tetrahedra import DMTet
+from vsd.errors import InputError
+
+CRUMBS = 0.02  # components of a mesh with less than this share of its faces are left out
+
+
+def _load(run: str, key: str, stage: str, word: str, count: int) -> dict:
+    """The checkpoint of a run of `count` particles."""
+    path = Path(run).expanduser().absolute()
+    if path.is_dir():
+        path = (path / word if (path / DREAM).exists() else path) / LAST
+    require_checkpoint(path, stage, key)
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    names = {name.split(".")[1] for name in checkpoint["state_dict"] if name.startswith("particles.")}
+    if len(names) != count:
+        raise InputError(f"{key}: {path} has {len(names)} particles, model.particles is {count}; make them equal")
+    return checkpoint
+
+
+def _particle(checkpoint: dict, index: int) -> dict:
+    """The state of one particle."""
+    prefix = f"particles.{index}."
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def load_nerfs(run: str, count: int, key: str = "model.nerf") -> list[NerfParticle]:
+    """The particles of a run of the NeRF stage, frozen; InputError names the key."""
+    checkpoint = _load(run, key, "NerfStage", "nerf", count)
+    particles = []
+    for i in range(count):
+        particle = NerfParticle(FieldSettings(**checkpoint["vsd"]["field"]))
+        particle.load_state_dict(_particle(checkpoint, i))
+        particles.append(particle.requires_grad_(False).eval())
+    return particles
+
+
+def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]:
+    """The meshes of a run of the geometry stage, one solid body or few, without crumbs; InputError names the key."""
+    checkpoint = _load(run, key, "GeometryStage", "geometry", count)
+    meshes = []
+    for i in range(count):
+        surface = DMTet(checkpoint["vsd"]["resolution"])
+        surface.load_state_dict(_particle(checkpoint, i))
+        meshes.append(solid_mesh(surface))
+    return meshes
+
+
+def solid_mesh(surface: DMTet) -> Mesh:
+    """The surface as a fixed mesh of solid bodies."""
+    copy = DMTet(surface.grid.resolution).to(surface.sdf.device)
+    copy.load_state_dict(surface.state_dict())
+    solidify(copy)
+    mesh = copy.extract()
+    return Mesh(mesh.vertices.detach(), mesh.faces).without_small_components(CRUMBS)

@@ -1,0 +1,129 @@
+"""From a radiance field to a DMTet surface: the box, the density threshold, the first values.
+
+The threshold is found by trial: of several the one whose silhouettes agree best with the field's opacity is kept.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene.cameras import Orbit, pixel_centres, rays
+from scene.radiance_field import RadianceField
+from scene.rasterizer import RayCaster, pixel_rays
+from scene.solids import solidify
+from scene.tetrahedra import DMTet
+from scene.volume_rendering import VolumeRenderer
+
+THRESHOLDS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0)  # 2.5 and 10 are ProlificDreamer's, 25 is threestudio's
+PROBES = 64  # points along an axis at which the occupied box is looked for
+MARGIN = 0.1  # of the box's extent, on either side
+FULL = 0.9  # share of the border of the field's cube above the threshold, from which on it shows no object
+VIEWS = 12
+
+
+class NoSurface(ValueError):
+    """A field has no surface: it is empty, or fills its cube."""
+
+
+@dataclass
+class Start:
+    """A surface, the density threshold at which it was taken, and its silhouettes' IoU with the field's."""
+
+    surface: DMTet
+    threshold: float
+    iou: float
+
+
+def judging_cameras(distance: float, fovy: float) -> Orbit:
+    """Cameras all around, from above, the side and below; fovy in degrees."""
+    index = torch.arange(VIEWS)
+    elevation = torch.tensor([20.0, -15.0, 60.0]).repeat(VIEWS // 3)
+    return Orbit((index * 137.508) % 360, elevation, torch.full((VIEWS,), distance), torch.full((VIEWS,), fovy))
+
+
+def intersection_over_union(one: Tensor, two: Tensor) -> float:
+    """IoU of two masks of any shape; 1 where both are empty."""
+    either = (one | two).sum()
+    return float((one & two).sum() / either) if either else 1.0
+
+
+@torch.no_grad()
+def field_mask(field: RadianceField, renderer: VolumeRenderer, orbit: Orbit, size: int) -> Tensor:
+    """Where B cameras see a field of opacity above one half, (B, size, size)."""
+    device = renderer.occupancy.occs.device
+    masks = []
+    for camera, fovy in zip(orbit.camera_to_world().to(device), orbit.fovy.to(device), strict=True):
+        origins, directions = rays(camera[None], fovy[None], pixel_centres(size, size, device), size, size)
+        out = renderer(field, origins.expand(size * size, 3), directions[0])
+        masks.append((out.opacity > 0.5).view(size, size))
+    return torch.stack(masks)
+
+
+@torch.no_grad()
+def surface_mask(surface: DMTet, orbit: Orbit, size: int) -> Tensor:
+    """Where B cameras see a surface, (B, size, size)."""
+    mesh = surface.extract()
+    origins, directions = pixel_rays(orbit.camera_to_world().to(mesh.vertices), orbit.fovy.to(mesh.vertices), size)
+    face, _ = RayCaster(mesh.vertices, mesh.faces)(origins, directions)
+    return (face >= 0).view(len(orbit), size, size)
+
+
+@torch.no_grad()
+def occupied_box(field: RadianceField, bound: float, threshold: float) -> tuple[Tensor, Tensor] | None:
+    """The box (3,), (3,) of the densities above a threshold, with a margin, inside the field's cube; None if empty.
+
+    NoSurface where the cube's border is above the threshold: nothing in it is an object.
+    """
+    side = torch.linspace(-bound, bound, PROBES, device=next(field.parameters()).device)
+    points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1)
+    dense = torch.stack([field.density(sheet.view(-1, 3)).view(PROBES, PROBES) > threshold for sheet in points])
+    faces = torch.cat([dense.select(axis, end).flatten() for axis in range(3) for end in (0, -1)])
+    if faces.float().mean() > FULL:
+        raise NoSurface(f"its density is above {threshold:g} all over the border of its cube")
+    where = dense.nonzero()
+    if len(where) == 0:
+        return None
+    low, high = side[where.amin(0)], side[where.amax(0)]
+    margin = MARGIN * (high - low).clamp(min=2 * bound / PROBES) + 2 * bound / PROBES
+    return (low - margin).clamp(min=-bound), (high + margin).clamp(max=bound)
+
+
+@torch.no_grad()
+def from_field(
+    field: RadianceField,
+    renderer: VolumeRenderer,
+    resolution: int,
+    orbit: Orbit,
+    size: int = 64,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+) -> Start:
+    """The surface of a field at the threshold that suits it best, a solid body in a box that fits it.
+
+    resolution: of the tetrahedral grid; orbit, size: cameras and pixels of the silhouettes that are compared. Values
+    are the logarithm of density over threshold, cut to [-1, 1], which changes more evenly across a surface than the
+    density itself. NoSurface for a field that is empty or fills its cube at all thresholds.
+    """
+    wanted = field_mask(field, renderer, orbit, size)
+    best, reason = None, f"its density is nowhere above {min(thresholds):g}"
+    if not wanted.any():
+        raise NoSurface("no camera sees it")
+    for threshold in thresholds:
+        try:
+            box = occupied_box(field, renderer.bound, threshold)
+        except NoSurface as error:
+            reason = str(error)
+            continue
+        if box is None:
+            break
+        surface = DMTet(resolution, *(tuple(corner.tolist()) for corner in box)).to(box[0].device)
+        surface.initialise(lambda points, t=threshold: (field.density(points).clamp(min=1e-9).log() - math.log(t)))
+        surface.sdf.clamp_(-1.0, 1.0)
+        solidify(surface)
+        iou = intersection_over_union(surface_mask(surface, orbit, size), wanted)
+        if best is None or iou > best.iou:
+            best = Start(surface, threshold, iou)
+    if best is None or best.iou == 0:
+        raise NoSurface(reason)
+    return best
