@@ -81,9 +81,7 @@ def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint
             "resume with the version that wrote it, or start anew"
         )
     if made["stage"] != stage:
-        raise InputError(
-            f"{key}: {path} is of the stage {made['stage']}, and {stage} is needed; name another"
-        )
+        raise InputError(f"{key}: {path} is of the stage {made['stage']}, and {stage} is needed; name another")
 
 
 def require_weights(state: dict, stage: pl.LightningModule) -> None:

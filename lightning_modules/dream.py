@@ -16,14 +16,15 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from time import monotonic
 
 import yaml
 
-from lightning_modules.run_folder import CONFIG, DREAM, LAST, RunFolder
+from lightning_modules.run_folder import CONFIG, DREAM, LAST, PLACE, RunFolder
 from vsd.errors import InputError
 
 PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
-STAGES = ("nerf",)  # in the order in which they run
+STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 FINISHED = "finished"
 
 
@@ -82,6 +83,8 @@ def options_of(wish: Wish, stage: str) -> list[str]:
 def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     """Runs a stage in FOLDER/STAGE, or goes on with it; returns the exit code of `vsd`."""
     record = folder / stage / CONFIG
+    # The stages before are named anew when a run goes on, which may lie somewhere else by now.
+    more = [*(f"--model.{before}={folder / before}" for before in STAGES[: STAGES.index(stage)]), *more]
     if record.exists():
         options = ["--config", str(record), "--ckpt_path", "last"]
     else:
@@ -89,7 +92,8 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     # A process of its own, so that the next stage has all the memory. Ctrl-C reaches it from the terminal. Modules in
     # the working directory are none of its business.
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONSAFEPATH": "1"})
+    place = f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}"
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONSAFEPATH": "1", PLACE: place})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()
@@ -101,12 +105,18 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
 
 def dream(wish: Wish, folder: Path, more: list[str] | None = None) -> int:
     """Runs the stages that are not through yet, each with the options `more` of `vsd`; returns an exit code."""
+    seconds = {}
     for stage in STAGES:
         if not (folder / stage / FINISHED).exists():
+            start = monotonic()
             code = run_stage(wish, stage, folder, more or [])
             if code:
                 return code
             (folder / stage / FINISHED).touch()
+            seconds[stage] = monotonic() - start
+    if seconds:
+        parts = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items())
+        print(f"{parts}; {sum(seconds.values()):.0f} s in all")
     for stage in STAGES:
         for file in sorted([*(folder / stage).glob("*.*"), folder / stage / LAST]):
             print(os.path.relpath(file))

@@ -44,7 +44,7 @@ def load_nerfs(run: str, count: int, key: str = "model.nerf") -> list[NerfPartic
     for i in range(count):
         particle = NerfParticle(FieldSettings(**checkpoint["vsd"]["field"]))
         particle.load_state_dict(_particle(checkpoint, i))
-        particles.append(particle.requires_grad_(False).eval())
+        particles.append(particle.requires_grad_(False))
     return particles
 
 

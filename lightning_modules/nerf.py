@@ -10,13 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.object_stage import ObjectStage, require_share
-from scene import hashgrid, volume_rendering
+from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene.cameras import pixel_centres, rays
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
 from scene.volume_rendering import VolumeRender, VolumeRenderer
-from vsd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class NerfParticle(nn.Module):
 
     def __init__(self, settings: FieldSettings):
         super().__init__()
+        self.settings = settings
         encoding = HashGrid() if settings.encoding == "hash" else DenseGrid()
         self.field = RadianceField(
             encoding, settings.bound, settings.hidden, settings.initialisation, settings.strength, settings.radius
@@ -94,8 +93,6 @@ class NerfStage(ObjectStage):
         super().__init__(particles, particles_per_step, seed)
         require_share("model.random_background", random_background)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
-        if not 0 < lr_decay <= 1:
-            raise InputError(f"model.lr_decay: {lr_decay:g} is not in (0, 1]")
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay = lr_decay
         self.random_background, self.eval_background = random_background, eval_background
@@ -110,26 +107,7 @@ class NerfStage(ObjectStage):
             self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
 
     def configure_optimizers(self) -> dict:
-        groups = [
-            {"params": module.parameters(), "lr": lr}
-            for p in self.particles
-            for module, lr in (
-                (p.field.encoding, self.lr_encoding),
-                (p.field.network, self.lr_network),
-                (p.background, self.lr_background),
-            )
-        ]
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-        total = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay ** (step / total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_fit_start(self) -> None:
-        if self.trainer.is_global_zero:
-            grid = hashgrid.backend(self.device) if self.field_settings.encoding == "hash" else "torch"
-            marching = volume_rendering.backend(self.device)
-            print(f"backends: {self.field_settings.encoding} grid {grid}, marching {marching}", flush=True)
-        self.trainer.strategy.barrier()  # rank zero may just have compiled what the others load
+        return field_optimizer(self)
 
     def render(
         self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False

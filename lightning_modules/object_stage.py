@@ -91,3 +91,26 @@ def require_share(key: str, value: float) -> None:
     """InputError where the value of a key is not in [0, 1]."""
     if not 0 <= value <= 1:
         raise InputError(f"{key}: {value:g} is not in [0, 1]")
+
+
+def field_optimizer(stage: ObjectStage) -> dict:
+    """Adam, betas 0.9 and 0.99, eps 1e-15, over the fields and backgrounds of a stage's particles.
+
+    The stage has lr_encoding, lr_network, lr_background, and lr_decay, the factor to which all of them fall,
+    exponentially, by the trainer's last step.
+    """
+    if not 0 < stage.lr_decay <= 1:
+        raise InputError(f"model.lr_decay: {stage.lr_decay:g} is not in (0, 1]")
+    groups = [
+        {"params": module.parameters(), "lr": lr}
+        for p in stage.particles
+        for module, lr in (
+            (p.field.encoding, stage.lr_encoding),
+            (p.field.network, stage.lr_network),
+            (p.background, stage.lr_background),
+        )
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    total = stage.trainer.estimated_stepping_batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: stage.lr_decay ** (step / total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

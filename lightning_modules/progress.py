@@ -1,5 +1,6 @@
 """How far a run is: a bar in a terminal, elsewhere a line now and then, both with what is left of the whole run."""
 
+import os
 import sys
 import time
 from datetime import timedelta
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+
+from lightning_modules.run_folder import PLACE
 
 
 def progress() -> ProgressBar:
@@ -38,7 +41,7 @@ class StepBar(RichProgressBar):
         return self._metrics
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return "Training  "  # as long as "Validation"
+        return os.environ.get(PLACE, "Training  ")  # as long as "Validation"
 
 
 class StepLines(ProgressBar):
@@ -64,7 +67,8 @@ class StepLines(ProgressBar):
             return
         self.last = now
         speed = (step - self.first) / (now - self.begun)
-        words = [f"step {step}" + (f"/{total}" if total > 0 else "")]
+        words = [place] if (place := os.environ.get(PLACE)) else []
+        words += [f"step {step}" + (f"/{total}" if total > 0 else "")]
         metrics = trainer.progress_bar_metrics.items()
         words += [f"{name.removeprefix('train/')} {float(value):.4g}" for name, value in metrics]
         words += [f"{speed:.2f} steps/s"]

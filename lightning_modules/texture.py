@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.handover import load_meshes, load_nerfs, solid_mesh
 from lightning_modules.nerf import NerfParticle
-from lightning_modules.object_stage import ObjectStage, require_share
+from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene.export import write_glb, write_obj
 from scene.iso_surface import NoSurface, from_field, judging_cameras
 from scene.mesh import Mesh
@@ -104,17 +104,7 @@ class TextureStage(ObjectStage):
             raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
 
     def configure_optimizers(self) -> dict:
-        groups = [
-            {"params": module.parameters(), "lr": lr}
-            for p in self.particles
-            for module, lr in (
-                (p.field.encoding, self.lr_encoding),
-                (p.field.network, self.lr_network),
-                (p.background, self.lr_background),
-            )
-        ]
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-        return optimizer
+        return field_optimizer(self)
 
     def render(self, index: int, cameras: dict) -> MeshRender:
         """A particle seen by B cameras."""

@@ -118,7 +118,7 @@ def from_field(
         if box is None:
             break
         surface = DMTet(resolution, *(tuple(corner.tolist()) for corner in box)).to(box[0].device)
-        surface.initialise(lambda points, t=threshold: (field.density(points).clamp(min=1e-9).log() - math.log(t)))
+        surface.initialise(lambda points, t=threshold: field.density(points).clamp(min=1e-9).log() - math.log(t))
         surface.sdf.clamp_(-1.0, 1.0)
         solidify(surface)
         iou = intersection_over_union(surface_mask(surface, orbit, size), wanted)
