@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
+from scene import hashgrid, volume_rendering
 from scene.cameras import pixel_centres, rays
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
@@ -108,6 +109,13 @@ class NerfStage(ObjectStage):
 
     def configure_optimizers(self) -> dict:
         return field_optimizer(self)
+
+    def on_fit_start(self) -> None:
+        if self.trainer.is_global_zero:
+            grid = hashgrid.backend(self.device) if self.field_settings.encoding == "hash" else "torch"
+            marching = volume_rendering.backend(self.device)
+            print(f"backends: {self.field_settings.encoding} grid {grid}, marching {marching}", flush=True)
+        self.trainer.strategy.barrier()  # rank zero may just have compiled what the others load
 
     def render(
         self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False

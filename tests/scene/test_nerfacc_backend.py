@@ -23,6 +23,8 @@ class OnCuda(torch.Tensor):
 class Kernels:
     """In the place of nerfacc's compiled functions, one ray and one step after the other."""
 
+    summed: set = set()
+
     @staticmethod
     def ray_aabb_intersect(origins, directions, boxes, near, far, miss):
         enter, leave = enter_box(origins, directions, boxes[0, 3].item())
@@ -52,6 +54,7 @@ class Kernels:
 
     @staticmethod
     def exclusive_sum(starts, counts, values, normalize, backward):
+        Kernels.summed.add(backward)
         rows = [values[a : a + n] for a, n in zip(starts.tolist(), counts.tolist(), strict=True)]
         rows = [row.flip(0).cumsum(0).flip(0) - row if backward else row.cumsum(0) - row for row in rows]
         return torch.cat(rows)
@@ -126,7 +129,9 @@ def test_nerfaccs_kernels_give_the_same_samples_and_render(compiled, monkeypatch
     assert all(torch.equal(a, b) for a, b in zip(small_render(kind=OnCuda)[3], results, strict=True))
     monkeypatch.setattr(VolumeRenderer, "_lattice", None)
     compiled(SimpleNamespace(_C=Kernels))
+    monkeypatch.setattr(Kernels, "summed", set())
     renderer, given, found, others = small_render(kind=OnCuda)
+    assert Kernels.summed == {False, True}, "compositing and its gradient are nerfacc's, too"
     assert len(samples[0]) > 400 and torch.equal(found[0], samples[0]) and found[2] == samples[2]
     assert torch.equal(found[1], samples[1]), "the drift of added steps is taken out"
     for ours, theirs in zip(others, results, strict=True):
