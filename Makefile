@@ -33,8 +33,8 @@ lint: $(READY)
 # Trains the toybox prior anew in runs/prior (hours on a CPU) and writes its fp16 copy to runs/prior-half.
 prior: $(READY)
 	$(BIN)/vsd fit --config configs/toybox/autoencoder.yaml
-	$(BIN)/vsd fit --config configs/toybox/towers.yaml
 	$(BIN)/vsd fit --config configs/toybox/prior.yaml
+	$(BIN)/vsd fit --config configs/toybox/image_tower.yaml
 	$(BIN)/python -c "from lightning_modules.toybox import save_half; save_half('runs/prior', 'runs/prior-half')"
 
 gates: $(READY)

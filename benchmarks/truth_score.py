@@ -3,51 +3,74 @@
 Trains the preset on each prompt with several seeds, renders the result from eight cameras and compares it with true
 instances (see benchmarks.truth_distance): score 1 is a true instance, 0 another object of the same colour. Prints a
 row a prompt and last the smallest mean score; writes truth_score.png, in rows the nearest true instance and the
-results of all seeds, in columns the cameras, the front first.
+results of all seeds, in columns the cameras, the front first. With --stage the stages after the NeRF run too, and each
+has a row of its own.
 """
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
+from statistics import mean
 
 import torch
 from torch import Tensor
 
 from benchmarks.truth_distance import INSTANCES, Look, cameras, nearest, scale, true_looks
+from datamodules.random_cameras import RandomCameras
 from datamodules.toybox.captions import parse_prompt
-from lightning_modules.cli import run
+from lightning_modules.cli import Command, run
 from lightning_modules.nerf import NerfStage
+from lightning_modules.object_stage import ObjectStage
 from lightning_modules.stage import save_picture
 from vsd.errors import InputError
 
 CONFIG = "configs/toybox/nerf.yaml"
+STAGES = ("nerf", "geometry", "texture")
+PIXELS = 64  # of a look's side
 CALIBRATION = (10, 50)  # steps between which a run is timed
 
 
-def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None, folder: Path, *more: str):
-    """One run of the preset; returns the command with its model and data."""
-    options = [
-        *("fit", "--config", arguments.config, "--prompt", prompt, "--seed_everything", str(seed)),
+def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
+    """The options of a stage's run that is watched by nobody."""
+    return [
+        *("fit", "--config", config, "--prompt", prompt, "--seed_everything", str(seed)),
         *(f"--model.seed={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"),
         *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0"),
-        *("--trainer.enable_checkpointing=false", *more, *arguments.overrides),
+        "--trainer.enable_model_summary=false",
     ]
-    if steps is not None:
-        options += [f"--trainer.max_steps={steps}"]
-    return run(options)
+
+
+def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None, folder: Path) -> Command:
+    """One run of the preset; returns the command with its model and data."""
+    length = [] if steps is None else [f"--trainer.max_steps={steps}"]
+    kept = "--checkpoint.every=1000000"  # at the end alone
+    return run([*options(arguments.config, prompt, seed, folder), kept, *arguments.overrides, *length])
+
+
+def go_on(stage: str, prompt: str, seed: int, folder: Path) -> Command:
+    """One run of a stage's preset after those before it in the same folder."""
+    before = [f"--model.{name}={folder / name}" for name in STAGES[: STAGES.index(stage)]]
+    config = str(Path(CONFIG).with_name(f"{stage}.yaml"))
+    return run([*options(config, prompt, seed, folder / stage), *before])
 
 
 @torch.no_grad()
-def look_at_particle(stage: NerfStage, index: int, distance: float, fovy: float, size: int) -> Look:
+def look_at_particle(stage: ObjectStage, index: int, distance: float, fovy: float, size: int) -> Look:
     """A look (V, ...) at a particle."""
     orbit = cameras(distance, fovy)
     stage.eval()
     batch = {"camera_to_world": orbit.camera_to_world(), "fovy": orbit.fovy, "resolution": size}
-    out, _ = stage.render(stage.particles[index], batch)
     shape = (len(orbit), size, size)
-    return Look((out.rgb + 1 - out.opacity).view(*shape, 3), (out.opacity > 0.5).view(shape))
+    if isinstance(stage, NerfStage):
+        out, _ = stage.render(stage.particles[index], batch)
+        colour, opacity = out.rgb, out.opacity
+    else:
+        out = stage.render(index, batch)
+        colour, opacity = out.colour, out.coverage
+    return Look((colour + 1 - opacity).view(*shape, 3), (opacity > 0.5).view(shape))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -58,7 +81,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--guidance", choices=("vsd", "sds"), help="by default the preset's")
     parser.add_argument("--scale", type=float, help="of classifier-free guidance, by default the preset's")
     parser.add_argument("--minutes", type=float, help="as many steps as fit; by default the preset's number of steps")
-    parser.add_argument("--config", default=CONFIG)
+    parser.add_argument("--stage", choices=STAGES, default="nerf", help="the last one to run (default: %(default)s)")
+    parser.add_argument("--config", default=CONFIG, help="of the NeRF stage (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/truth_score"))
     arguments, arguments.overrides = parser.parse_known_args(args)
     guidance = "--trainer.callbacks.init_args."
@@ -75,42 +99,54 @@ def main(args: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> float:
-    """Runs everything, prints a row a prompt, and returns the smallest mean score."""
+    """Runs everything, prints a row a prompt and stage, and returns the smallest mean score of the last stage."""
     words = {prompt: parse_prompt(prompt)[:2] for prompt in arguments.prompt}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print(f"{'prompt':<20}{'mean':>6}{'min':>7}{'max':>7}{'L1':>7}{'real':>7}{'wrong':>7}{'steps':>7}{'seconds':>9}")
-    means, rows = [], []
+    print(f"{'prompt':<30}{'mean':>6}{'min':>7}{'max':>7}{'L1':>7}{'real':>7}{'wrong':>7}{'steps':>7}{'seconds':>9}")
+    stages = STAGES[: STAGES.index(arguments.stage) + 1]
+    least, pictures = [], []
     for prompt, (name, colour) in words.items():
-        scores, distances, seconds, looks = [], [], [], []
+        results = {stage: [] for stage in stages}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             folder = arguments.out / "runs" / f"{colour}-{name}-{seed}".replace(" ", "-")
-            steps = steps_in(arguments, prompt, folder) if arguments.minutes else None
-            start = time.perf_counter()
-            command = fit(arguments, prompt, seed, steps, folder)
-            seconds.append(time.perf_counter() - start)
-            data = command.datamodule
-            where = (data.eval_distance, data.eval_fovy, data.eval_resolution)
-            truth = true_looks(name, colour, INSTANCES, 0, *where)
-            look = look_at_particle(command.model, 0, *where)
-            distance, which = nearest(look, truth)
-            distances.append(distance)
-            scores.append(scale(name, colour, *where).score(distance))
-            looks.append(look.rgb)
-            if seed == arguments.first_seed:
-                looks.insert(0, truth.rgb[which])
-            record = {"prompt": prompt, "seed": seed, "score": scores[-1], "l1": distance, "seconds": seconds[-1]}
-            with open(arguments.out / "scores.jsonl", "a") as file:
-                file.write(json.dumps(record | {"overrides": arguments.overrides}) + "\n")
-        means.append(sum(scores) / len(scores))
+            shutil.rmtree(folder, ignore_errors=True)
+            for stage in stages:
+                start = time.perf_counter()
+                if stage == "nerf":
+                    steps = steps_in(arguments, prompt, folder) if arguments.minutes else None
+                    start = time.perf_counter()
+                    command = fit(arguments, prompt, seed, steps, folder / stage)
+                else:
+                    command = go_on(stage, prompt, seed, folder)
+                seconds = time.perf_counter() - start
+                where = look_cameras(command.datamodule)
+                look = look_at_particle(command.model, 0, *where)
+                truth = true_looks(name, colour, INSTANCES, 0, *where)
+                distance, which = nearest(look, truth)
+                score = scale(name, colour, *where).score(distance)
+                results[stage].append((score, distance, seconds, command.trainer.global_step))
+                if stage == stages[0] and seed == arguments.first_seed:
+                    pictures.append(truth.rgb[which])
+                pictures.append(look.rgb)
+                record = {"prompt": prompt, "stage": stage, "seed": seed, "score": score, "l1": distance}
+                with open(arguments.out / "scores.jsonl", "a") as file:
+                    file.write(json.dumps(record | {"seconds": seconds, "overrides": arguments.overrides}) + "\n")
         ends = scale(name, colour, *where)
-        print(
-            f"{prompt:<20}{means[-1]:>6.2f}{min(scores):>7.2f}{max(scores):>7.2f}{sum(distances) / len(scores):>7.3f}"
-            f"{ends.real:>7.3f}{ends.wrong:>7.3f}{command.trainer.global_step:>7}{sum(seconds) / len(seconds):>9.0f}",
-            flush=True,
-        )
-        rows += looks
-        save_picture(strips(rows), arguments.out / "truth_score.png")
-    return min(means)
+        for stage, rows in results.items():
+            scores, distances, times, steps = zip(*rows, strict=True)
+            print(
+                f"{f'{prompt}, {stage}':<30}{mean(scores):>6.2f}{min(scores):>7.2f}{max(scores):>7.2f}"
+                f"{mean(distances):>7.3f}{ends.real:>7.3f}{ends.wrong:>7.3f}{steps[-1]:>7}{mean(times):>9.0f}",
+                flush=True,
+            )
+        least.append(mean(scores))
+        save_picture(strips(pictures), arguments.out / "truth_score.png")
+    return min(least)
+
+
+def look_cameras(data: RandomCameras) -> tuple[float, float, int]:
+    """Distance, field of view and pixels of the cameras of a look: the preset's, at the world's resolution."""
+    return data.eval_distance, data.eval_fovy, PIXELS
 
 
 def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
@@ -119,7 +155,7 @@ def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
     times = []
     for steps in CALIBRATION:
         start = time.perf_counter()
-        fit(arguments, prompt, 0, steps, folder / "calibration")
+        fit(arguments, prompt, 0, steps, folder / f"calibration-{steps}")
         times.append(time.perf_counter() - start)
     step = (times[1] - times[0]) / (last - first)
     return max(1, int((60 * arguments.minutes - (times[0] - first * step)) / step))

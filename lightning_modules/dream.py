@@ -103,13 +103,13 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
         signal.signal(signal.SIGTERM, before[1])
 
 
-def dream(wish: Wish, folder: Path, more: list[str] | None = None) -> int:
-    """Runs the stages that are not through yet, each with the options `more` of `vsd`; returns an exit code."""
+def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) -> int:
+    """Runs the stages that are not through yet; returns an exit code. more: options of `vsd` by stage."""
     seconds = {}
     for stage in STAGES:
         if not (folder / stage / FINISHED).exists():
             start = monotonic()
-            code = run_stage(wish, stage, folder, more or [])
+            code = run_stage(wish, stage, folder, (more or {}).get(stage, []))
             if code:
                 return code
             (folder / stage / FINISHED).touch()
@@ -159,8 +159,8 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     return wish, RunFolder(options.resume, None, "--resume"), True
 
 
-def main(args: list[str] | None = None, more: list[str] | None = None) -> None:
-    """The command; exits with 2 and one line when an input is wrong. more: options of `vsd` for every stage."""
+def main(args: list[str] | None = None, more: dict[str, list[str]] | None = None) -> None:
+    """The command; exits with 2 and one line when an input is wrong. more: see `dream`."""
     try:
         wish, folder, resumed = parse(args)
         for stage in STAGES:

@@ -10,11 +10,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.handover import load_nerfs
+from lightning_modules.handover import load_nerfs, solid_mesh
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage
 from scene.cameras import pixel_centres, rays
-from scene.iso_surface import NoSurface, from_field, intersection_over_union, judging_cameras
+from scene.iso_surface import (
+    NoSurface,
+    field_mask,
+    from_field,
+    intersection_over_union,
+    judging_cameras,
+    mesh_mask,
+)
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.tetrahedra import DMTet
@@ -104,9 +111,9 @@ class GeometryStage(ObjectStage):
             )
         return mesh
 
-    def render(self, index: int, mesh: Mesh, cameras: dict) -> MeshRender:
-        """The mesh of a particle seen by B cameras, in the colours of its NeRF."""
-        field = self.nerfs[index].field
+    def render(self, index: int, cameras: dict, mesh: Mesh | None = None) -> MeshRender:
+        """A particle seen by B cameras, in the colours of its NeRF. mesh: what `extract` gave, to do it only once."""
+        field, mesh = self.nerfs[index].field, mesh or self.extract(index)
         return render_mesh(
             mesh, cameras["camera_to_world"], cameras["fovy"], cameras["resolution"], lambda points: field(points)[1]
         )
@@ -117,7 +124,7 @@ class GeometryStage(ObjectStage):
         images, penalties = [], []
         for index, cameras in dealt:
             mesh = self.extract(index)
-            out = self.render(index, mesh, cameras)
+            out = self.render(index, cameras, mesh)
             seen = out.colour if self.guided == "colour" else 0.5 * (out.normal + out.coverage)
             plain = torch.rand(len(seen), 1, 1, 3, generator=generator, device=self.device)
             images.append(seen + (1 - out.coverage) * plain)
@@ -152,16 +159,26 @@ class GeometryStage(ObjectStage):
     @torch.no_grad()
     def picture(self, index: int, cameras: dict) -> Tensor:
         """Colour and normal side by side, (S, 2 S, 3) in [0, 1], of one camera."""
-        out = self.render(index, self.extract(index), cameras)
+        out = self.render(index, cameras)
         behind = (1 - out.coverage) * self.eval_background
         return torch.cat([out.colour[0] + behind[0], 0.5 * (out.normal + out.coverage)[0] + behind[0]], 1)
 
     def validation_step(self, batch: dict, index: int) -> None:
         super().validation_step(batch, index)
         for i in range(self.order.n):
-            mask = self.render(i, self.extract(i), batch).coverage > 0.5
+            mask = self.render(i, batch).coverage > 0.5
             iou = intersection_over_union(mask, self.opacity(i, batch) > 0.5)
             self.log(f"val/iou{i}", iou, batch_size=1)
+
+    def on_fit_end(self) -> None:
+        for i, (surface, nerf) in enumerate(zip(self.particles, self.nerfs, strict=True)):
+            mesh, (orbit, size) = solid_mesh(surface), self.start
+            iou = intersection_over_union(
+                mesh_mask(mesh, orbit, size), field_mask(nerf.field, nerf.renderer, orbit, size)
+            )
+            count, closed = mesh.components()[0], "watertight" if mesh.is_watertight else "not watertight"
+            if self.trainer.is_global_zero:
+                print(f"particle {i}: {len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -72,6 +72,8 @@ class TextureStage(ObjectStage):
     ):
         super().__init__(particles, particles_per_step, seed)
         require_share("model.random_background", random_background)
+        if texture_size < 16:
+            raise InputError(f"model.texture_size: {texture_size} texels hold no texture; at least 16 are needed")
         self.nerf, self.geometry, self.resolution, self.inherit = nerf, geometry, resolution, inherit
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay, self.random_background, self.eval_background = lr_decay, random_background, eval_background

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from scene.cameras import Orbit, pixel_centres, rays
+from scene.mesh import Mesh
 from scene.radiance_field import RadianceField
 from scene.rasterizer import RayCaster, pixel_rays
 from scene.solids import solidify
 from scene.tetrahedra import DMTet
 from scene.volume_rendering import VolumeRenderer
 
-THRESHOLDS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0)  # 2.5 and 10 are ProlificDreamer's, 25 is threestudio's
+THRESHOLDS = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 25.0, 40.0)  # 2.5, 10: ProlificDreamer's; 25: threestudio's
 PROBES = 64  # points along an axis at which the occupied box is looked for
 MARGIN = 0.1  # of the box's extent, on either side
 FULL = 0.9  # share of the border of the field's cube above the threshold, from which on it shows no object
@@ -62,9 +63,8 @@ def field_mask(field: RadianceField, renderer: VolumeRenderer, orbit: Orbit, siz
 
 
 @torch.no_grad()
-def surface_mask(surface: DMTet, orbit: Orbit, size: int) -> Tensor:
-    """Where B cameras see a surface, (B, size, size)."""
-    mesh = surface.extract()
+def mesh_mask(mesh: Mesh, orbit: Orbit, size: int) -> Tensor:
+    """Where B cameras see a mesh, (B, size, size)."""
     origins, directions = pixel_rays(orbit.camera_to_world().to(mesh.vertices), orbit.fovy.to(mesh.vertices), size)
     face, _ = RayCaster(mesh.vertices, mesh.faces)(origins, directions)
     return (face >= 0).view(len(orbit), size, size)
@@ -121,7 +121,7 @@ def from_field(
         surface.initialise(lambda points, t=threshold: field.density(points).clamp(min=1e-9).log() - math.log(t))
         surface.sdf.clamp_(-1.0, 1.0)
         solidify(surface)
-        iou = intersection_over_union(surface_mask(surface, orbit, size), wanted)
+        iou = intersection_over_union(mesh_mask(surface.extract(), orbit, size), wanted)
         if best is None or iou > best.iou:
             best = Start(surface, threshold, iou)
     if best is None or best.iou == 0:

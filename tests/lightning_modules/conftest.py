@@ -1,7 +1,7 @@
 import sys
 
 import pytest
-from small_runs import fit
+from small_runs import fit, fit_after
 
 
 @pytest.fixture
@@ -21,4 +21,14 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["vsd"])
         fit(f"--trainer.default_root_dir={folder}", "--trainer.val_check_interval=4", steps=8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def geometry(whole, tmp_path_factory):
+    """The folder of an uninterrupted small run of the geometry stage, 4 steps, after `whole`."""
+    folder = tmp_path_factory.mktemp("geometry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vsd"])
+        fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", "--trainer.val_check_interval=4", steps=4)
     return folder

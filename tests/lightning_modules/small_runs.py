@@ -19,11 +19,25 @@ TINY = [
     *("--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--model.lr_decay=1"),
 ]
 SMALL = [*TINY, "--model.particles=2", "--trainer.callbacks.kind=vsd", "--trainer.callbacks.score.warm_start=0"]
+FEW_VIEWS = [
+    *("--data.eval_frames=2", "--data.validation_frames=2", "--data.eval_resolution=16", "--model.particles=2"),
+    *("--data.milestones=[{step: 0, resolution: 32, batch_size: 2}]", "--trainer.log_every_n_steps=1"),
+    *("--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--trainer.callbacks.score.warm_start=0"),
+]
+GEOMETRY = [*FEW_VIEWS[:-1], "--model.resolution=12", "--model.start_size=32"]
+TEXTURE = [*FEW_VIEWS, "--model.texture_size=128", "--model.lr_decay=1"]
 UNSEEN = "--trainer.limit_test_batches=0"  # no turntable
 
 
 def fit(*more: str, steps: int) -> Command:
     return run(["fit", "--config", NERF, *SMALL, f"--trainer.max_steps={steps}", *more])
+
+
+def fit_after(stage: str, nerf: Path, *more: str, steps: int) -> Command:
+    """A small run of the geometry or texture stage after one of the NeRF stage."""
+    config = str(ROOT / "configs" / "toybox" / f"{stage}.yaml")
+    small = {"geometry": GEOMETRY, "texture": TEXTURE}[stage]
+    return run(["fit", "--config", config, *small, f"--model.nerf={nerf}", f"--trainer.max_steps={steps}", *more])
 
 
 def resume(folder: Path, *more: str) -> Command:

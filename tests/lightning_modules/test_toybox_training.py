@@ -53,8 +53,8 @@ def weights(folder, part):
     ("config", "trained", "kept"),
     [
         ("autoencoder.yaml", ["vae"], ["unet", "text_encoder", "image_encoder"]),
-        ("towers.yaml", ["text_encoder", "image_encoder"], ["vae", "unet"]),
-        ("prior.yaml", ["unet"], ["vae", "text_encoder", "image_encoder"]),
+        ("image_tower.yaml", ["image_encoder"], ["vae", "unet", "text_encoder"]),
+        ("prior.yaml", ["unet", "text_encoder"], ["vae", "image_encoder"]),
     ],
 )
 def test_two_steps_through_the_command_train_their_part_alone(config, trained, kept, untrained_prior, cache, tmp_path):
@@ -62,7 +62,7 @@ def test_two_steps_through_the_command_train_their_part_alone(config, trained, k
     shutil.copytree(untrained_prior, folder)
     more = {
         "prior.yaml": [f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}"],
-        "towers.yaml": ["--data.group=4"],
+        "image_tower.yaml": ["--data.group=4"],
     }.get(config, [])
     fit(config, folder, *more)
     for part in trained:

@@ -1,0 +1,160 @@
+"""The geometry stage through the command: what it starts from, what its losses do, resuming, and bad input."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from small_runs import GEOMETRY, ROOT, assert_same_end, fit_after, resume
+
+from lightning_modules.cli import main
+from lightning_modules.handover import load_meshes, load_nerfs
+from lightning_modules.run_folder import DREAM, LAST
+from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
+from scene.tetrahedra import DMTet
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+CONFIG = str(ROOT / "configs" / "toybox" / "geometry.yaml")
+
+
+def surfaces(folder):
+    state = torch.load(folder / LAST, weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if "sdf" in name or "deformation" in name}
+
+
+def test_every_particle_becomes_the_closed_surface_of_its_nerf(whole, geometry):
+    cameras = judging_cameras(2.3, 40)
+    for mesh, nerf in zip(load_meshes(geometry, 2), load_nerfs(whole, 2), strict=True):
+        assert mesh.is_watertight and mesh.volume() > 0 and mesh.components()[0] == 1
+        seen = mesh_mask(mesh, cameras, 32), field_mask(nerf.field, nerf.renderer, cameras, 32)
+        assert intersection_over_union(*seen) > 0.9
+    assert {f"{name}-particle{i}" for name in ("turntable", "contact") for i in range(2)} <= {
+        path.stem for path in geometry.iterdir()
+    }
+    with Image.open(geometry / "validation" / "particle1-step000004.png") as picture:
+        assert picture.size == (2 * 16, 2 * 16), "two views, colour and normal"
+
+
+def test_a_checkpoint_holds_the_surfaces_and_nothing_of_the_nerf(geometry):
+    saved = torch.load(geometry / LAST, weights_only=True)
+    names = {name.split(".", 2)[2] for name in saved["state_dict"]}
+    assert names == {"sdf", "deformation", "low", "high"} and saved["vsd"]["resolution"] == 12
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(whole, geometry, elsewhere):
+    part = elsewhere / "part"
+    fit_after("geometry", whole, f"--trainer.default_root_dir={part}", "--trainer.val_check_interval=4", steps=2)
+    resume(part, "--trainer.max_steps=4")
+    assert_same_end(geometry, part)
+
+
+@pytest.mark.parametrize("guided", ["normal", "colour"])
+def test_the_guidance_alone_moves_values_and_deformation(whole, elsewhere, guided):
+    none = "--model.losses={consistency: 0, laplacian: 0, opacity: 0}"
+    folder = elsewhere / guided
+    fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", none, f"--model.guided={guided}",
+              "--trainer.callbacks.timesteps.high=0.98", steps=2)  # fmt: skip
+    first = DMTet(12)
+    for name, value in surfaces(folder).items():
+        assert value.shape == getattr(first, name.rsplit(".", 1)[1]).shape and torch.isfinite(value).all()
+        if "deformation" in name:
+            assert value.abs().max() > 1e-3, "deformations start at zero"
+
+
+def test_the_opacity_holds_a_surface_that_has_shrunk(whole, elsewhere):
+    """Without a guidance's say, a surface of another threshold grows back to the NeRF's outline."""
+    folder = elsewhere / "run"
+    options = ["--model.losses={consistency: 0, laplacian: 0, opacity: 1000}", "--trainer.callbacks.timesteps.low=0.02",
+               "--trainer.callbacks.timesteps.high=0.03", "--model.lr=0.02", "--model.resolution=12"]  # fmt: skip
+    command = fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", *options, steps=1)
+    stage, batch = command.model, next(iter(command.datamodule.train_dataloader()))
+    batch = {key: value if key == "resolution" else value[:2] for key, value in batch.items()}
+    optimizer = torch.optim.Adam(stage.particles[0].parameters(), 0.02)
+
+    def error():
+        mesh = stage.extract(0)
+        return stage.penalty(0, mesh, stage.render(0, batch, mesh), batch)
+
+    fitting = error().item()  # the outline is sharp, the NeRF's opacity is not
+    with torch.no_grad():
+        stage.particles[0].sdf -= 0.5
+    before = error().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        error().backward()
+        optimizer.step()
+    assert error().item() - fitting < 0.5 * (before - fitting)
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", CONFIG, *GEOMETRY, "--trainer.max_steps=2", *arguments])
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vsd: ")]
+    return line
+
+
+def changed(whole, folder, change):
+    """A copy of the NeRF's run with a changed checkpoint."""
+    shutil.copytree(whole, folder)
+    saved = torch.load(folder / LAST, weights_only=True)
+    change(saved["state_dict"])
+    torch.save(saved, folder / LAST)
+    return folder
+
+
+def raise_density(by):
+    def change(state):
+        for name in state:
+            if name.endswith("field.network.2.bias"):
+                state[name][0] += by
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("by", "named"), [(-1000.0, "has no surface, no camera sees it"), (1000.0, "all over the border of its cube")]
+)
+def test_an_empty_nerf_and_a_full_one_are_named(whole, elsewhere, capsys, by, named):
+    run = changed(whole, elsewhere / "nerf", raise_density(by))
+    line = refused(capsys, f"--model.nerf={run}")
+    assert line.startswith("vsd: model.nerf: particle 0") and named in line
+    assert [path.name for path in elsewhere.iterdir()] == ["nerf"], "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "the following arguments are required: nerf"),
+        (["--model.nerf=nowhere"], "model.nerf: {here}/nowhere does not exist"),
+        (["--model.nerf={geometry}"], "model.nerf: {geometry}/checkpoints/last.ckpt is of the stage GeometryStage"),
+        (["--model.nerf={whole}", "--model.particles=3"], "has 2 particles, model.particles is 3"),
+        (["--model.nerf={whole}", "--model.resolution=2"], "model.resolution: 2"),
+        (["--model.nerf={whole}", "--trainer.callbacks=null"], "trainer.callbacks: no guidance"),
+    ],
+)
+def test_a_wrong_input_is_one_line_and_leaves_nothing(whole, geometry, elsewhere, capsys, arguments, named):
+    places = {"whole": whole, "geometry": geometry, "here": elsewhere}
+    assert named.format(**places) in refused(capsys, *(a.format(**places) for a in arguments))
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_surface_that_vanishes_is_answered_and_the_checkpoint_stays(whole, elsewhere, capsys):
+    folder = elsewhere / "run"
+    fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", steps=2)
+    saved = torch.load(folder / LAST, weights_only=True)
+    for name in surfaces(folder):
+        if "sdf" in name:
+            saved["state_dict"][name].fill_(-1.0)
+    torch.save(saved, folder / LAST)
+    before = (folder / LAST).read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(folder / "config.yaml"), "--ckpt_path=last", "--trainer.max_steps=4"])
+    assert ended.value.code == 2 and "nothing is left of the surface" in capsys.readouterr().err
+    assert (folder / LAST).read_bytes() == before
+
+
+def test_a_folder_of_dream_names_its_stage(whole, geometry, elsewhere):
+    (elsewhere / DREAM).touch()
+    shutil.copytree(whole, elsewhere / "nerf")
+    assert len(load_nerfs(elsewhere, 2)) == 2
