@@ -76,7 +76,8 @@ def rescale(eps: Tensor, eps_text: Tensor, x_t: Tensor, alphabar: Tensor, factor
 def predicted_x0(eps: Tensor, x_t: Tensor, alphabar: Tensor) -> Tensor:
     """x_0 = (x_t - sigma_t eps) / alpha_t; alphabar: (B,)."""
     alphabar = alphabar[:, None, None, None]
-    return (x_t - (1 - alphabar).sqrt() * eps) / alphabar.sqrt()
+    # A schedule with zero terminal SNR ends at alphabar 0, where x_t says nothing of x_0.
+    return (x_t - (1 - alphabar).sqrt() * eps) / alphabar.clamp(min=1e-6).sqrt()
 
 
 def eps_of_x0(x_0: Tensor, x_t: Tensor, alphabar: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import re
 import signal
 import subprocess
 import sys
@@ -5,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_runs import TINY
+from small_runs import GEOMETRY, TEXTURE, TINY
 
 from lightning_modules.dream import FINISHED, PRESETS, STAGES, Wish, config_of, main, options_of
 from lightning_modules.run_folder import CONFIG, DREAM, LAST
 
-SHORT = [*TINY, "--trainer.max_steps=2"]
+SHORT = {
+    stage: [option for option in options if "particles" not in option] + ["--trainer.max_steps=2"]
+    for stage, options in {"nerf": TINY, "geometry": GEOMETRY, "texture": TEXTURE}.items()
+}
 MADE = [str(LAST), CONFIG, "contact-particle0.png", "metrics.csv", "turntable-particle0.mp4"]
+MESHES = [f"mesh-particle0.{end}" for end in ("glb", "mtl", "obj", "png")]
 
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -80,16 +85,20 @@ def test_a_prompt_becomes_a_folder_and_a_finished_stage_is_not_run_again(elsewhe
     (folder,) = (elsewhere / "runs" / "a-red-mushroom").iterdir()
     wished = {"particles": 1, "preset": "toybox", "prompt": "a red mushroom", "seed": 7}
     assert yaml.safe_load((folder / DREAM).read_text()) == wished
-    record = yaml.safe_load((folder / "nerf" / CONFIG).read_text())
-    seeds = [record["model"], record["data"], *record["trainer"]["callbacks"]]
-    assert record["prompt"] == "a red mushroom" and {part["init_args"]["seed"] for part in seeds} == {7}
-    printed = [Path(line) for line in capfd.readouterr().out.splitlines()[-5:]]
-    inside = folder.relative_to(elsewhere) / "nerf"
-    assert printed == [inside / name for name in MADE] and all(path.is_file() for path in printed)
+    for stage in STAGES:
+        record = yaml.safe_load((folder / stage / CONFIG).read_text())
+        seeds = [record["model"], record["data"], *record["trainer"]["callbacks"]]
+        assert record["prompt"] == "a red mushroom" and {part["init_args"]["seed"] for part in seeds} == {7}
+    inside = folder.relative_to(elsewhere)
+    made = [inside / stage / name for stage in STAGES for name in MADE]
+    made[-2:-2] = [inside / "texture" / name for name in MESHES]
+    *told, times = capfd.readouterr().out.splitlines()[-len(made) - 1 :][::-1]
+    assert sorted(map(Path, told)) == sorted(made) and all(path.is_file() for path in made)
+    assert re.fullmatch(r"nerf \d+ s, geometry \d+ s, texture \d+ s; \d+ s in all", times)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert ended("--resume", str(folder)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert len(capfd.readouterr().out.splitlines()) == 5, "the paths are told again"
+    assert len(capfd.readouterr().out.splitlines()) == len(made), "the paths are told again"
 
 
 class Stage:
@@ -99,6 +108,7 @@ class Stage:
 
     def __init__(self, command, env):
         Stage.command, Stage.ended = command, False
+        Stage.commands.append(command)
 
     def wait(self):
         if Stage.code == 143:
@@ -112,6 +122,7 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Stage)
+    Stage.commands = []
     return Stage
 
 
@@ -126,9 +137,25 @@ def test_a_stage_that_stops_ends_the_command_with_its_code(elsewhere, stage, cod
 def test_a_stage_that_was_stopped_goes_on(elsewhere, stage):
     stage.code = 0
     record = elsewhere / "run" / STAGES[0] / CONFIG
-    record.parent.mkdir(parents=True)
+    for name in STAGES:
+        (record.parents[1] / name).mkdir(parents=True)
     record.touch()
     (elsewhere / "run" / DREAM).write_text("prompt: a red car")
     assert ended("--resume", "run") == 0
-    assert stage.command[-4:] == ["--config", str(record), "--ckpt_path", "last"]
+    (resumed,) = [command for command in stage.commands if str(record) in command]
+    assert resumed[-4:] == ["--config", str(record), "--ckpt_path", "last"]
     assert (record.parent / FINISHED).exists()
+
+
+def test_a_stage_is_handed_those_before_it_from_where_they_lie_now(elsewhere, stage):
+    stage.code = 0
+    run = elsewhere / "moved"
+    run.mkdir()
+    (run / DREAM).write_text("prompt: a red car")
+    for name in STAGES:
+        (run / name).mkdir()
+        (run / name / FINISHED).touch()
+    (run / "texture" / FINISHED).unlink()
+    (run / "texture" / CONFIG).touch()
+    assert ended("--resume", str(run)) == 0
+    assert stage.command[-2:] == [f"--model.nerf={run / 'nerf'}", f"--model.geometry={run / 'geometry'}"]

@@ -100,7 +100,10 @@ def refused(capsys, *arguments):
     ("arguments", "named"),
     [
         (["--model.nerf={whole}", "--model.geometry=nowhere"], "model.geometry: {here}/nowhere does not exist"),
-        (["--model.nerf={whole}", "--model.geometry={whole}"], "is of the stage NerfStage, and GeometryStage is needed"),
+        (
+            ["--model.nerf={whole}", "--model.geometry={whole}"],
+            "NerfStage, and GeometryStage is needed",
+        ),
         (["--model.nerf={whole}", "--model.random_background=2"], "model.random_background: 2 is not in [0, 1]"),
         (["--model.nerf={whole}", "--model.geometry={geometry}", "--model.lr_decay=0"], "model.lr_decay: 0"),
         (["--model.nerf={whole}", "--model.geometry={geometry}", "--model.texture_size=8"], "model.texture_size: 8"),
