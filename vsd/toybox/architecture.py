@@ -75,8 +75,8 @@ def untrained_pipeline(words: Sequence[str], seed: int = 0) -> StableDiffusionPi
                 beta_end=0.012,
                 beta_schedule="scaled_linear",
                 prediction_type="v_prediction",
-                # Without it the last step's noise still shows a smooth picture's layout, and the network learns to trust
-                # the noise instead of the words, above all for left and right.
+                # Without it the last step's noise still shows a smooth picture's layout, and the network learns to
+                # trust the noise instead of the words, above all for left and right.
                 rescale_betas_zero_snr=True,
                 clip_sample=False,
                 timestep_spacing="trailing",
