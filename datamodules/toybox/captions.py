@@ -25,6 +25,12 @@ def caption(name: str, colour: str, view: str | None = None) -> str:
     return f"{article} {colour} {name}" + (f", {view}" if view else "")
 
 
+def mirrored(text: str) -> str:
+    """The caption of the mirror image: left and right change places."""
+    places = {"left": "right", "right": "left"}
+    return " ".join(places.get(word, word) for word in text.split(" "))
+
+
 def parse_prompt(prompt: str) -> tuple[str, str, str | None]:
     """Object, colour and view words (or None) of a toybox prompt; InputError names a word that the toybox lacks."""
     head, *tail = [part.strip() for part in prompt.lower().split(",")]

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules.toybox.captions import VIEWS, caption, training_captions
+from datamodules.toybox.captions import VIEWS, caption, mirrored, training_captions
 from datamodules.toybox.objects import COLOURS, OBJECTS
 from datamodules.toybox.renders import CameraRanges, Renders, load_renders, random_backgrounds
 from vsd.errors import InputError
@@ -30,7 +30,8 @@ def labels(renders: Renders, index: torch.Tensor, flip: torch.Tensor | None = No
 class TrainingBatches(IterableDataset):
     """Endless batches, a function of (seed, step, rank) alone.
 
-    group: neighbours in a batch that share object and colour, so that a contrastive loss must tell their views apart.
+    group: neighbours in a batch that share object and colour, so that a contrastive loss must tell their views apart;
+    twins: the second half of a batch are the mirror images of the first, in the same order, with captions that say so.
     A batch: image (B, 3, S, S) in [-1, 1]; captions, B strings; index (B,), < 2 N, names the render and whether it is
     mirrored. The background of a render changes from batch to batch.
     """
@@ -45,9 +46,10 @@ class TrainingBatches(IterableDataset):
         rank: int,
         first: int,
         group: int = 1,
+        twins: bool = False,
     ):
-        self.renders, self.batch_size, self.no_view, self.empty = renders, batch_size, no_view, empty
-        self.seed, self.rank, self.first, self.group = seed, rank, first, group
+        self.renders, self.batch_size, self.no_view, self.empty = renders, batch_size // (1 + twins), no_view, empty
+        self.seed, self.rank, self.first, self.group, self.twins = seed, rank, first, group, twins
         kind = renders.name * len(COLOURS) + renders.colour
         self.alike = [torch.nonzero(kind == k)[:, 0] for k in kind.unique()] if group > 1 else []
 
@@ -69,12 +71,21 @@ class TrainingBatches(IterableDataset):
             index = self._draw(rng)
             flip = index >= len(self.renders)
             render = index % len(self.renders)
-            yield {
+            batch = {
                 "image": self.renders.images(render, random_backgrounds(self.batch_size, rng), flip),
                 "captions": training_captions(*labels(self.renders, render, flip), rng, self.no_view, self.empty),
                 "index": index,
             }
+            yield self._with_twins(batch) if self.twins else batch
             step += 1
+
+    def _with_twins(self, batch: dict) -> dict:
+        count = len(self.renders)
+        return {
+            "image": torch.cat([batch["image"], batch["image"].flip(3)]),
+            "captions": batch["captions"] + [mirrored(caption) for caption in batch["captions"]],
+            "index": torch.cat([batch["index"], (batch["index"] + count) % (2 * count)]),
+        }
 
 
 class ToyboxData(pl.LightningDataModule):
@@ -82,7 +93,8 @@ class ToyboxData(pl.LightningDataModule):
 
     batch_size: renders per device; train, held_out: numbers of renders; no_view, empty: shares of captions without
     view words and of empty ones; group: neighbours in a training batch that share object and colour, a divisor of
-    batch_size, 1 for none; cache: folder of the rendered files (default: VSD_CACHE or ~/.cache/vsd).
+    batch_size, 1 for none; twins: see TrainingBatches, needs an even batch_size; cache: folder of the rendered files
+    (default: VSD_CACHE or ~/.cache/vsd).
     """
 
     def __init__(
@@ -96,13 +108,16 @@ class ToyboxData(pl.LightningDataModule):
         cameras: CameraRanges | None = None,
         cache: str | None = None,
         group: int = 1,
+        twins: bool = False,
     ):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"data.batch_size: {batch_size}; at least 1 is needed")
         if group < 1 or batch_size % group:
             raise InputError(f"data.group: {group} does not divide data.batch_size, {batch_size}")
-        self.group = group
+        if twins and batch_size % 2:
+            raise InputError(f"data.twins: data.batch_size, {batch_size}, is odd; pictures and mirror images are as many")
+        self.group, self.twins = group, twins
         self.batch_size, self.train, self.held_out = batch_size, train, held_out
         self.no_view, self.empty, self.seed, self.cameras, self.cache = no_view, empty, seed, cameras, cache
 
@@ -130,6 +145,7 @@ class ToyboxData(pl.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.global_step,
             self.group,
+            self.twins,
         )
         return DataLoader(batches, batch_size=None)
 

@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datamodules.toybox import renders as module
+from datamodules.toybox.captions import caption
 from datamodules.toybox.datamodule import ToyboxData, TrainingBatches, held_out_batches, labels
 from datamodules.toybox.renders import CameraRanges, load_renders, random_backgrounds
 from vsd.errors import InputError
@@ -141,6 +142,18 @@ def test_groups_share_object_and_colour_and_mix_renders_with_mirror_images(tmp_p
     assert all(text.endswith(" view") for text in batch["captions"])
 
 
+def test_twins_are_the_mirror_images_with_their_own_captions(tmp_path):
+    renders = load_renders(96, cache=tmp_path, workers=1)
+    batch = next(iter(TrainingBatches(renders, 128, 0.1, 0.1, 0, 0, 0, twins=True)))
+    image, index, captions = batch["image"], batch["index"], batch["captions"]
+    assert len(image) == len(index) == len(captions) == 128
+    assert torch.equal(image[:64].flip(3), image[64:]) and torch.equal((index[:64] + 96) % 192, index[64:])
+    own = [caption(*words) for words in zip(*labels(renders, index % 96, index >= 96), strict=True)]
+    full = [i for i, text in enumerate(captions) if text.endswith(" view") and ", side" not in text]
+    assert len(full) > 60 and all(captions[i] == own[i] for i in full)
+    assert captions.count("") % 2 == 0 and "" in captions
+
+
 def test_held_out_batches_hold_every_render_once_with_full_captions(tmp_path):
     renders = load_renders(24, held_out=True, cache=tmp_path, workers=1)
     batches = held_out_batches(renders, 10)
@@ -158,7 +171,12 @@ def test_backgrounds_are_plain_and_mixed():
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [({"batch_size": 0}, "data.batch_size"), ({"train": 0}, "count"), ({"batch_size": 6, "group": 4}, "data.group: 4")],
+    [
+        ({"batch_size": 0}, "data.batch_size"),
+        ({"train": 0}, "count"),
+        ({"batch_size": 6, "group": 4}, "data.group: 4"),
+        ({"batch_size": 5, "twins": True}, "data.twins: data.batch_size, 5"),
+    ],
 )
 def test_wrong_sizes_are_named(tmp_path, arguments, named):
     with pytest.raises(InputError, match=named):
