@@ -159,17 +159,15 @@ class ToyboxUnet(ToyboxPart):
     images (data.twins), both get the same t and noise: what they have in common cancels in what tells them apart.
 
     t_power: t / T is u^t_power for a uniform u; below 1, more of the steps are where the words decide.
-    Latents are encoded once, over the background of their first draw, and kept in memory (4 kB each). compile: train
-    through torch.compile (1.5 times as fast on a CPU; needs a C++ compiler, and two minutes at the start).
+    Latents are encoded once, over the background of their first draw, and kept in memory (4 kB each). Not compiled:
+    torch 2.13's compiled backward leaves the UNet's inner blocks without a gradient on a CPU.
     """
 
     parts = ("unet", "text_encoder")
 
-    def __init__(
-        self, folder: str = "runs/prior", lr: float = 8e-4, compile: bool = False, t_power: float = 1.0, **rest
-    ):
+    def __init__(self, folder: str = "runs/prior", lr: float = 8e-4, t_power: float = 1.0, **rest):
         super().__init__(folder, lr, **rest)
-        self.compile_network, self.t_power = compile, t_power
+        self.t_power = t_power
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -183,8 +181,6 @@ class ToyboxUnet(ToyboxPart):
         shape = (self.pipeline.unet.config.in_channels, *2 * (self.pipeline.unet.config.sample_size,))
         self.latents = torch.zeros(count, *shape, dtype=torch.float16)
         self.encoded = torch.zeros(count, dtype=torch.bool)
-        if self.compile_network:
-            self.network.compile()
         self.alphabar = self.pipeline.scheduler.alphas_cumprod.to(self.device)
 
     @torch.no_grad()
@@ -210,9 +206,7 @@ class ToyboxUnet(ToyboxPart):
         alpha = self.alphabar[t].sqrt()[:, None, None, None]
         sigma = (1 - self.alphabar[t]).sqrt()[:, None, None, None]
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
-        # Compiled for training alone: `forward` goes past the compiled call, which validation would compile anew.
-        network = self.network if self.network.training else self.network.forward
-        predicted = network(noisy, t, text).sample.float()
+        predicted = self.network(noisy, t, text).sample.float()
         return (predicted - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
 
     def training_step(self, batch: dict, _: int) -> Tensor:

@@ -85,26 +85,15 @@ def test_the_decoder_alone_keeps_the_latents(untrained_prior, cache, tmp_path):
     assert "decoder" in changed and not changed & {"encoder", "quant_conv"}
 
 
-def test_compilation_serves_training_alone(untrained_prior, cache, tmp_path, monkeypatch):
-    """A compiled call of the validation batches would be compiled anew for their other size and mode."""
+def test_every_weight_of_the_unet_and_the_text_tower_gets_a_gradient(untrained_prior, cache, tmp_path):
+    """Inner blocks without one learn nothing, and nothing but the samples shows it."""
     shutil.copytree(untrained_prior, tmp_path / "prior")
-    modes = []
-
-    def compile_in_place(network):
-        def compiled(*args, **kwargs):
-            modes.append(network.training)
-            return network._call_impl(*args, **kwargs)
-
-        network._compiled_call_impl = compiled
-
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_in_place)
-    fit(
-        "prior.yaml",
-        tmp_path / "prior",
-        "--model.compile=true",
-        f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}",
-    )
-    assert modes == [True, True]
+    checkpoints = f"--trainer.callbacks.dirpath={tmp_path / 'checkpoints'}"
+    fit("prior.yaml", tmp_path / "prior", "--model.warmup=1", "--trainer.callbacks.every_n_train_steps=2", checkpoints)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = saved["optimizer_states"][0]["state"]
+    still = [index for index, state in moments.items() if not state["exp_avg_sq"].any()]
+    assert len(moments) == len(saved["current_model_state"]) and not still
 
 
 def test_a_missing_folder_is_made_with_a_linear_start(cache, tmp_path):
