@@ -10,18 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.handover import load_nerfs, solid_mesh
+from lightning_modules.handover import first_surface, load_nerfs, solid_mesh
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage
 from scene.cameras import pixel_centres, rays
-from scene.iso_surface import (
-    NoSurface,
-    field_mask,
-    from_field,
-    intersection_over_union,
-    judging_cameras,
-    mesh_mask,
-)
+from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.tetrahedra import DMTet
@@ -83,20 +76,17 @@ class GeometryStage(ObjectStage):
         # In a list, so that Lightning neither saves nor trains what the particles start from.
         self.nerfs: list[NerfParticle] = [nerf.to(device) for nerf in load_nerfs(self.nerf, self.order.n)]
         if self.trainer.ckpt_path is None:
-            self.particles = nn.ModuleList(self.first_surface(i) for i in range(self.order.n))
+            starts = [first_surface(nerf, i, self.resolution, *self.start) for i, nerf in enumerate(self.nerfs)]
+            self.particles = nn.ModuleList(start.surface for start in starts)
+            for i, start in enumerate(starts):
+                self.say(f"particle {i}: density threshold {start.threshold:g}, silhouette IoU {start.iou:.3f}")
         else:
             self.particles = nn.ModuleList(DMTet(self.resolution) for _ in range(self.order.n))
 
-    def first_surface(self, index: int) -> DMTet:
-        """The surface of a particle's NeRF, and a line that says which."""
-        nerf = self.nerfs[index]
-        try:
-            start = from_field(nerf.field, nerf.renderer, self.resolution, *self.start)
-        except NoSurface as error:
-            raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
+    def say(self, words: str) -> None:
+        """Prints a line, once for all ranks."""
         if self.trainer.is_global_zero:
-            print(f"particle {index}: density threshold {start.threshold:g}, silhouette IoU {start.iou:.3f}")
-        return start.surface
+            print(words, flush=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.particles.parameters(), self.lr, betas=(0.9, 0.99), eps=1e-15)
@@ -177,8 +167,7 @@ class GeometryStage(ObjectStage):
                 mesh_mask(mesh, orbit, size), field_mask(nerf.field, nerf.renderer, orbit, size)
             )
             count, closed = mesh.components()[0], "watertight" if mesh.is_watertight else "not watertight"
-            if self.trainer.is_global_zero:
-                print(f"particle {i}: {len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}")
+            self.say(f"particle {i}: {len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -10,6 +10,8 @@ import torch
 from lightning_modules.checkpoints import require_checkpoint
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.run_folder import DREAM, LAST
+from scene.cameras import Orbit
+from scene.iso_surface import NoSurface, Start, from_field
 from scene.mesh import Mesh
 from scene.solids import solidify
 from scene.tetrahedra import DMTet
@@ -57,6 +59,14 @@ def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]
         surface.load_state_dict(_particle(checkpoint, i))
         meshes.append(solid_mesh(surface))
     return meshes
+
+
+def first_surface(nerf: NerfParticle, index: int, resolution: int, orbit: Orbit, size: int) -> Start:
+    """The surface of a particle's NeRF, see from_field; InputError where it has none."""
+    try:
+        return from_field(nerf.field, nerf.renderer, resolution, orbit, size)
+    except NoSurface as error:
+        raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
 
 
 def solid_mesh(surface: DMTet) -> Mesh:

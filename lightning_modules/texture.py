@@ -7,11 +7,11 @@ them. When training ends, every particle is exported as mesh-particleN.glb, and 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.handover import load_meshes, load_nerfs, solid_mesh
+from lightning_modules.handover import first_surface, load_meshes, load_nerfs, solid_mesh
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene.export import write_glb, write_obj
-from scene.iso_surface import NoSurface, from_field, judging_cameras
+from scene.iso_surface import judging_cameras
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.rasterizer import RayCaster
@@ -86,7 +86,8 @@ class TextureStage(ObjectStage):
             self.require_guidance()
         nerfs = load_nerfs(self.nerf, self.order.n)
         if self.geometry is None:
-            meshes = [self.level_set(i, nerf) for i, nerf in enumerate(nerfs)]
+            look = judging_cameras(2.3, 40.0), 64
+            meshes = [solid_mesh(first_surface(n, i, self.resolution, *look).surface) for i, n in enumerate(nerfs)]
         else:
             meshes = load_meshes(self.geometry, self.order.n)
         for i, mesh in enumerate(meshes):
@@ -97,13 +98,6 @@ class TextureStage(ObjectStage):
                 torch.manual_seed(self.seed)
                 nerfs = [NerfParticle(nerf.settings) for nerf in nerfs]
         self.particles = nn.ModuleList(TexturedMesh(*pair) for pair in zip(meshes, nerfs, strict=True))
-
-    def level_set(self, index: int, nerf: NerfParticle) -> Mesh:
-        """The surface that the geometry stage would start from."""
-        try:
-            return solid_mesh(from_field(nerf.field, nerf.renderer, self.resolution, judging_cameras(2.3, 40)).surface)
-        except NoSurface as error:
-            raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
 
     def configure_optimizers(self) -> dict:
         return field_optimizer(self)

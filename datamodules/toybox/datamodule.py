@@ -116,7 +116,9 @@ class ToyboxData(pl.LightningDataModule):
         if group < 1 or batch_size % group:
             raise InputError(f"data.group: {group} does not divide data.batch_size, {batch_size}")
         if twins and batch_size % 2:
-            raise InputError(f"data.twins: data.batch_size, {batch_size}, is odd; pictures and mirror images are as many")
+            raise InputError(
+                f"data.twins: data.batch_size, {batch_size}, is odd; pictures and mirror images are as many"
+            )
         self.group, self.twins = group, twins
         self.batch_size, self.train, self.held_out = batch_size, train, held_out
         self.no_view, self.empty, self.seed, self.cameras, self.cache = no_view, empty, seed, cameras, cache
