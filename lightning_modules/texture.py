@@ -11,12 +11,14 @@ from lightning_modules.handover import first_surface, load_meshes, load_nerfs, s
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene.export import write_glb, write_obj
-from scene.iso_surface import judging_cameras
+from scene.iso_surface import judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.rasterizer import RayCaster
 from scene.texture import bake, unwrap
 from vsd.errors import InputError
+
+SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surface is judged before training
 
 
 class TexturedMesh(nn.Module):
@@ -86,13 +88,13 @@ class TextureStage(ObjectStage):
             self.require_guidance()
         nerfs = load_nerfs(self.nerf, self.order.n)
         if self.geometry is None:
-            look = judging_cameras(2.3, 40.0), 64
-            meshes = [solid_mesh(first_surface(n, i, self.resolution, *look).surface) for i, n in enumerate(nerfs)]
+            starts = [first_surface(nerf, i, self.resolution, *SEEN_BY) for i, nerf in enumerate(nerfs)]
+            meshes = [solid_mesh(start.surface) for start in starts]
         else:
             meshes = load_meshes(self.geometry, self.order.n)
         for i, mesh in enumerate(meshes):
-            if mesh.is_empty:
-                raise InputError(f"model.geometry: particle {i} has no surface; train the geometry anew")
+            if not mesh_mask(mesh, *SEEN_BY).any():
+                raise InputError(f"model.geometry: no camera sees a face of particle {i}; train the geometry anew")
         if not self.inherit:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)

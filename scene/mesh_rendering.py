@@ -41,7 +41,9 @@ def render_mesh(
     made = fragments(face.view(-1, size, size), mesh.vertices, mesh.faces, origins, directions)
     directions = directions.view(-1, size, size, 3)
     if not (face >= 0).any():
-        nothing = mesh.vertices.new_zeros(*directions.shape[:3], 7) + mesh.vertices.sum() * 0
+        # Zeros with a graph: a step without a view of the object is a step without a gradient, not an error.
+        graph = mesh.vertices.sum() + colour(mesh.vertices.new_zeros(1, 3)).sum()
+        nothing = mesh.vertices.new_zeros(*directions.shape[:3], 7) + 0 * graph
         return MeshRender(*nothing.split([3, 3, 1], -1), directions)
     values = torch.cat([shade(made, mesh, colour), interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
     values = antialias(values, silhouettes(mesh, camera_to_world, fovy, size, caster))

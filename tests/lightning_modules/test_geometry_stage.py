@@ -139,6 +139,16 @@ def test_a_wrong_input_is_one_line_and_leaves_nothing(whole, geometry, elsewhere
     assert not list(elsewhere.iterdir())
 
 
+def test_a_truncated_checkpoint_and_one_of_another_version_are_named(whole, elsewhere, capsys):
+    (elsewhere / "short.ckpt").write_bytes((whole / LAST).read_bytes()[:-1000])
+    assert "model.nerf: " in (line := refused(capsys, "--model.nerf=short.ckpt")) and "is damaged" in line
+    saved = torch.load(whole / LAST, weights_only=True)
+    saved["vsd"]["format"] = 1
+    torch.save(saved, elsewhere / "old.ckpt")
+    assert "has format 1, this version reads format 2" in refused(capsys, "--model.nerf=old.ckpt")
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["old.ckpt", "short.ckpt"]
+
+
 def test_a_surface_that_vanishes_is_answered_and_the_checkpoint_stays(whole, elsewhere, capsys):
     folder = elsewhere / "run"
     fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", steps=2)

@@ -10,6 +10,7 @@ from lightning_modules.cli import main
 from lightning_modules.handover import load_meshes, load_nerfs
 from lightning_modules.run_folder import LAST
 from scene.export import to_file_axes
+from scene.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 CONFIG = str(ROOT / "configs" / "toybox" / "texture.yaml")
@@ -112,6 +113,17 @@ def refused(capsys, *arguments):
 def test_a_wrong_input_is_one_line_and_leaves_nothing(whole, geometry, elsewhere, capsys, arguments, named):
     places = {"whole": whole, "geometry": geometry, "here": elsewhere}
     assert named.format(**places) in refused(capsys, *(a.format(**places) for a in arguments))
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-5])
+def test_a_surface_that_no_camera_sees_is_named(whole, geometry, elsewhere, capsys, monkeypatch, size):
+    def tiny(run, count):
+        return [Mesh(size * mesh.vertices, mesh.faces) for mesh in load_meshes(run, count)]
+
+    monkeypatch.setattr("lightning_modules.texture.load_meshes", tiny)
+    line = refused(capsys, f"--model.nerf={whole}", f"--model.geometry={geometry}")
+    assert "model.geometry: no camera sees a face of particle 0" in line
     assert not list(elsewhere.iterdir())
 
 

@@ -36,10 +36,11 @@ def test_colour_and_normal_are_those_of_the_surface_point():
 
 
 def test_an_empty_mesh_is_nothing_with_a_graph():
-    vertices = torch.zeros(0, 3, requires_grad=True)
-    out = render_mesh(Mesh(vertices, torch.zeros(0, 3, dtype=torch.long)), *VIEW, 8, position_colour)
+    vertices, tint = torch.zeros(0, 3, requires_grad=True), torch.ones(3, requires_grad=True)
+    out = render_mesh(Mesh(vertices, torch.zeros(0, 3, dtype=torch.long)), *VIEW, 8, lambda points: points + tint)
     assert out.coverage.shape == (2, 8, 8, 1) and not out.coverage.any() and not out.colour.any()
     out.colour.sum().backward()
+    assert not tint.grad.any()
 
 
 def test_colours_and_outlines_have_the_derivative_of_finite_differences():
