@@ -28,6 +28,7 @@ from vsd.errors import InputError
 from vsd.toybox.folder import EMBEDDED, load_pipeline
 
 GUIDANCE = 3.0
+RESCALE = 0.7  # goes with zero terminal SNR: Lin et al. 2023, section 3.4
 TIMESTEPS = (300, 600, 850)
 
 
@@ -161,7 +162,7 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path) -> list[str]
 
     wanted = prompts_to_sample(sizes.samples)
     texts = [caption(name, colour, VIEWS.sectors[sector].words) for name, colour, sector in wanted]
-    samples = metrics.sample(pipeline, texts, GUIDANCE, sizes.steps)
+    samples = metrics.sample(pipeline, texts, GUIDANCE, sizes.steps, RESCALE)
     picture(wanted, samples, out / "toybox_samples.png")
     gate_views(table, judge, wanted, samples)
     first, second = gate_samples(table, wanted, samples, sizes.bank)

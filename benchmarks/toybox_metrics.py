@@ -26,10 +26,14 @@ def sample(
     prompts: list[str],
     guidance_scale: float,
     steps: int,
+    rescale: float = 0.0,
     seed: int = 0,
     batch: int = 32,
 ) -> Tensor:
-    """Ancestral samples (B, 3, 64, 64), one a prompt; the pipeline's own scheduler and classifier-free guidance."""
+    """Samples (B, 3, 64, 64), one a prompt; the pipeline's own scheduler and classifier-free guidance.
+
+    rescale: in [0, 1], how far the guided prediction gets the contrast of the unguided one, see diffusers.
+    """
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     images = []
@@ -38,6 +42,7 @@ def sample(
             pipeline(
                 prompts[start : start + batch],
                 guidance_scale=guidance_scale,
+                guidance_rescale=rescale,
                 num_inference_steps=steps,
                 generator=generator,
                 output_type="pt",

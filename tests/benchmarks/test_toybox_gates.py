@@ -4,6 +4,8 @@ import torch
 from benchmarks import toybox_metrics as metrics
 from benchmarks.toybox_gates import Table, main
 from benchmarks.view_classifier import ViewClassifier, sector_examples, train_view_classifier
+from datamodules.toybox.captions import caption, mirrored
+from datamodules.toybox.datamodule import labels
 from datamodules.toybox.objects import OBJECTS, WITH_FRONT
 from datamodules.toybox.renders import load_renders
 from vsd.toybox.folder import load_pipeline
@@ -78,3 +80,28 @@ def test_eps_error_of_v_prediction_matches_the_definition(untrained_prior, cache
         parameter.data.zero_()
     rise = metrics.wrong_word_rise(pipeline, load_renders(96), torch.arange(32), 600)
     assert rise == {"object": 0, "colour": 0, "view": 0}, "a network that ignores the caption shows no rise"
+
+
+@torch.no_grad()
+def test_the_shipped_prior_tells_left_from_right(cache):
+    """On held-out renders at t = 600 the error of the mirrored caption is larger, for most by far."""
+    pipeline = load_pipeline()
+    renders = load_renders(384, held_out=True, workers=1)
+    rows = list(zip(*labels(renders, torch.arange(len(renders))), strict=True))
+    sided = [i for i, (n, _, v) in enumerate(rows) if n in WITH_FRONT and ("left" in v or "right" in v)][:64]
+    captions = [caption(*rows[i]) for i in sided]
+    images = renders.images(torch.tensor(sided), torch.ones(len(sided), 3))
+    latents = pipeline.vae.encode(images).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    noise = torch.randn(latents.shape)
+    alphabar = pipeline.scheduler.alphas_cumprod[600]
+    noisy, target = alphabar.sqrt() * latents + (1 - alphabar).sqrt() * noise, alphabar.sqrt() * noise
+    target = target - (1 - alphabar).sqrt() * latents
+    right, wrong = (
+        (pipeline.unet(noisy, 600, metrics.encode_text(pipeline, texts)[0]).sample - target).square().mean((1, 2, 3))
+        for texts in (captions, [mirrored(text) for text in captions])
+    )
+    assert (wrong > right).float().mean() > 0.8 and wrong.mean() > 1.1 * right.mean()
+
+
+def test_the_shipped_priors_last_step_is_pure_noise():
+    assert load_pipeline().scheduler.alphas_cumprod[-1] == 0
