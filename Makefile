@@ -34,6 +34,7 @@ lint: $(READY)
 prior: $(READY)
 	$(BIN)/vsd fit --config configs/toybox/autoencoder.yaml
 	$(BIN)/vsd fit --config configs/toybox/prior.yaml
+	$(BIN)/vsd fit --config configs/toybox/prior.yaml --trainer.max_steps=1300 --model.lr=5e-4 --model.decay=1000 --model.t_power=1.4
 	$(BIN)/vsd fit --config configs/toybox/image_tower.yaml
 	$(BIN)/python -c "from lightning_modules.toybox import save_half; save_half('runs/prior', 'runs/prior-half')"
 
