@@ -5,6 +5,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
+from lightning_modules.checkpoints import FORMAT
 from lightning_modules.run_config import choose, give_identity, place
 from lightning_modules.run_folder import CONFIG, LAST
 
@@ -20,7 +21,7 @@ def configuration(root=None, checkpoint=None, logger=None, callbacks=None):
 def saved(path, age=0):
     """A checkpoint that was written `age` seconds ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"vsd": {"format": 1, "stage": "NerfStage"}}, path)
+    torch.save({"vsd": {"format": FORMAT, "stage": "NerfStage"}}, path)
     os.utime(path, (1e9 - age, 1e9 - age))
     return path
 
