@@ -22,13 +22,13 @@ from benchmarks.truth_distance import INSTANCES, Look, cameras, nearest, scale, 
 from datamodules.random_cameras import RandomCameras
 from datamodules.toybox.captions import parse_prompt
 from lightning_modules.cli import Command, run
+from lightning_modules.dream import STAGES, handed_on
 from lightning_modules.nerf import NerfStage
 from lightning_modules.object_stage import ObjectStage
 from lightning_modules.stage import save_picture
 from vsd.errors import InputError
 
 CONFIG = "configs/toybox/nerf.yaml"
-STAGES = ("nerf", "geometry", "texture")
 PIXELS = 64  # of a look's side
 CALIBRATION = (10, 50)  # steps between which a run is timed
 
@@ -52,9 +52,8 @@ def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None
 
 def go_on(stage: str, prompt: str, seed: int, folder: Path) -> Command:
     """One run of a stage's preset after those before it in the same folder."""
-    before = [f"--model.{name}={folder / name}" for name in STAGES[: STAGES.index(stage)]]
     config = str(Path(CONFIG).with_name(f"{stage}.yaml"))
-    return run([*options(config, prompt, seed, folder / stage), *before])
+    return run([*options(config, prompt, seed, folder / stage), *handed_on(stage, folder)])
 
 
 @torch.no_grad()
@@ -110,11 +109,10 @@ def measure(arguments: argparse.Namespace) -> float:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             folder = arguments.out / "runs" / f"{colour}-{name}-{seed}".replace(" ", "-")
             shutil.rmtree(folder, ignore_errors=True)
+            steps = steps_in(arguments, prompt, folder) if arguments.minutes else None
             for stage in stages:
                 start = time.perf_counter()
                 if stage == "nerf":
-                    steps = steps_in(arguments, prompt, folder) if arguments.minutes else None
-                    start = time.perf_counter()
                     command = fit(arguments, prompt, seed, steps, folder / stage)
                 else:
                     command = go_on(stage, prompt, seed, folder)
@@ -133,10 +131,10 @@ def measure(arguments: argparse.Namespace) -> float:
                     file.write(json.dumps(record | {"seconds": seconds, "overrides": arguments.overrides}) + "\n")
         ends = scale(name, colour, *where)
         for stage, rows in results.items():
-            scores, distances, times, steps = zip(*rows, strict=True)
+            scores, distances, times, made = zip(*rows, strict=True)
             print(
                 f"{f'{prompt}, {stage}':<30}{mean(scores):>6.2f}{min(scores):>7.2f}{max(scores):>7.2f}"
-                f"{mean(distances):>7.3f}{ends.real:>7.3f}{ends.wrong:>7.3f}{steps[-1]:>7}{mean(times):>9.0f}",
+                f"{mean(distances):>7.3f}{ends.real:>7.3f}{ends.wrong:>7.3f}{made[-1]:>7}{mean(times):>9.0f}",
                 flush=True,
             )
         least.append(mean(scores))

@@ -80,11 +80,16 @@ def options_of(wish: Wish, stage: str) -> list[str]:
     ]
 
 
+def handed_on(stage: str, folder: Path) -> list[str]:
+    """The options of `vsd` that name the runs of the stages before, in FOLDER."""
+    return [f"--model.{before}={folder / before}" for before in STAGES[: STAGES.index(stage)]]
+
+
 def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     """Runs a stage in FOLDER/STAGE, or goes on with it; returns the exit code of `vsd`."""
     record = folder / stage / CONFIG
     # The stages before are named anew when a run goes on, which may lie somewhere else by now.
-    more = [*(f"--model.{before}={folder / before}" for before in STAGES[: STAGES.index(stage)]), *more]
+    more = [*handed_on(stage, folder), *more]
     if record.exists():
         options = ["--config", str(record), "--ckpt_path", "last"]
     else:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lightning_modules.handover import first_surface, load_nerfs, solid_mesh
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage
-from scene.cameras import pixel_centres, rays
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
+from scene.rasterizer import pixel_rays
 from scene.tetrahedra import DMTet
 from vsd.errors import InputError
 
@@ -140,10 +140,7 @@ class GeometryStage(ObjectStage):
     def opacity(self, index: int, cameras: dict) -> Tensor:
         """The opacity (B, S, S, 1) of a particle's NeRF."""
         nerf, size, views = self.nerfs[index], cameras["resolution"], len(cameras["fovy"])
-        pixels = pixel_centres(size, size, self.device)
-        origins, directions = rays(cameras["camera_to_world"], cameras["fovy"], pixels, size, size)
-        origins = origins[:, None].expand_as(directions)
-        out = nerf.renderer(nerf.field, origins.reshape(-1, 3), directions.reshape(-1, 3))
+        out = nerf.renderer(nerf.field, *pixel_rays(cameras["camera_to_world"], cameras["fovy"], size))
         return out.opacity.view(views, size, size, 1)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene.cameras import Orbit, pixel_centres, rays
+from scene.cameras import Orbit
 from scene.mesh import Mesh
 from scene.radiance_field import RadianceField
 from scene.rasterizer import RayCaster, pixel_rays
@@ -56,8 +56,7 @@ def field_mask(field: RadianceField, renderer: VolumeRenderer, orbit: Orbit, siz
     device = renderer.occupancy.occs.device
     masks = []
     for camera, fovy in zip(orbit.camera_to_world().to(device), orbit.fovy.to(device), strict=True):
-        origins, directions = rays(camera[None], fovy[None], pixel_centres(size, size, device), size, size)
-        out = renderer(field, origins.expand(size * size, 3), directions[0])
+        out = renderer(field, *pixel_rays(camera[None], fovy[None], size))
         masks.append((out.opacity > 0.5).view(size, size))
     return torch.stack(masks)
 
@@ -71,20 +70,26 @@ def mesh_mask(mesh: Mesh, orbit: Orbit, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def occupied_box(field: RadianceField, bound: float, threshold: float) -> tuple[Tensor, Tensor] | None:
-    """The box (3,), (3,) of the densities above a threshold, with a margin, inside the field's cube; None if empty.
-
-    NoSurface where the cube's border is above the threshold: nothing in it is an object.
-    """
+def probe(field: RadianceField, bound: float) -> Tensor:
+    """Densities on a lattice of PROBES^3 points over the field's cube, its border included."""
     side = torch.linspace(-bound, bound, PROBES, device=next(field.parameters()).device)
     points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1)
-    dense = torch.stack([field.density(sheet.view(-1, 3)).view(PROBES, PROBES) > threshold for sheet in points])
+    return torch.stack([field.density(sheet.view(-1, 3)).view(PROBES, PROBES) for sheet in points])
+
+
+def occupied_box(density: Tensor, bound: float, threshold: float) -> tuple[Tensor, Tensor] | None:
+    """The box (3,), (3,) of the densities above a threshold, with a margin, inside the field's cube; None if empty.
+
+    density: of `probe`. NoSurface where the cube's border is above the threshold: nothing in it is an object.
+    """
+    dense = density > threshold
     faces = torch.cat([dense.select(axis, end).flatten() for axis in range(3) for end in (0, -1)])
     if faces.float().mean() > FULL:
         raise NoSurface(f"its density is above {threshold:g} all over the border of its cube")
     where = dense.nonzero()
     if len(where) == 0:
         return None
+    side = torch.linspace(-bound, bound, PROBES, device=density.device)
     low, high = side[where.amin(0)], side[where.amax(0)]
     margin = MARGIN * (high - low).clamp(min=2 * bound / PROBES) + 2 * bound / PROBES
     return (low - margin).clamp(min=-bound), (high + margin).clamp(max=bound)
@@ -109,9 +114,10 @@ def from_field(
     best, reason = None, f"its density is nowhere above {min(thresholds):g}"
     if not wanted.any():
         raise NoSurface("no camera sees it")
+    density = probe(field, renderer.bound)
     for threshold in thresholds:
         try:
-            box = occupied_box(field, renderer.bound, threshold)
+            box = occupied_box(density, renderer.bound, threshold)
         except NoSurface as error:
             reason = str(error)
             continue

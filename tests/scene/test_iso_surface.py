@@ -12,6 +12,7 @@ from scene.iso_surface import (
     judging_cameras,
     mesh_mask,
     occupied_box,
+    probe,
 )
 from scene.volume_rendering import VolumeRenderer
 
@@ -69,11 +70,11 @@ def test_a_hollow_ball_becomes_a_full_one():
 
 
 def test_the_box_fits_the_object_and_stays_inside_the_cube():
-    low, high = occupied_box(Ball(), 1.0, 10.0)
+    low, high = occupied_box(probe(Ball(), 1.0), 1.0, 10.0)
     middle, extent = (low + high) / 2, high - low
     assert torch.allclose(middle, torch.tensor([0.1, -0.2, 0.0]), atol=0.05)
     assert (extent > 1.1).all() and (extent < 1.45).all()
-    low, high = occupied_box(Ball(centre=(0.9, 0.0, 0.0)), 1.0, 10.0)
+    low, high = occupied_box(probe(Ball(centre=(0.9, 0.0, 0.0)), 1.0), 1.0, 10.0)
     assert high[0] == 1 and low.min() >= -1
 
 
