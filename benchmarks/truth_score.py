@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks.truth_distance import INSTANCES, Look, cameras, nearest, scale, true_looks
@@ -30,7 +31,8 @@ from vsd.errors import InputError
 
 CONFIG = "configs/toybox/nerf.yaml"
 PIXELS = 64  # of a look's side
-CALIBRATION = (10, 50)  # steps between which a run is timed
+GUIDANCE = "--trainer.callbacks.init_args."
+CALIBRATION = (20, 80)  # steps of the two presets, squeezed to them, whose times tell that of a step
 
 
 def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
@@ -45,9 +47,21 @@ def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
 
 def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None, folder: Path) -> Command:
     """One run of the preset; returns the command with its model and data."""
-    length = [] if steps is None else [f"--trainer.max_steps={steps}"]
+    length = [] if steps is None else squeezed(arguments.config, steps)
     kept = "--checkpoint.every=1000000"  # at the end alone
     return run([*options(arguments.config, prompt, seed, folder), kept, *arguments.overrides, *length])
+
+
+def squeezed(config: str, steps: int) -> list[str]:
+    """The options that squeeze or stretch a NeRF preset with all its schedules to a number of steps."""
+    preset = OmegaConf.load(config)
+    factor = steps / preset.trainer.max_steps
+    milestones = [{**m, "step": round(factor * m.step)} for m in preset.data.init_args.milestones]
+    warm_start = preset.trainer.callbacks[0].init_args.score.warm_start
+    return [
+        *(f"--trainer.max_steps={steps}", f"{GUIDANCE}timesteps.steps={steps}"),
+        *(f"{GUIDANCE}score.warm_start={round(factor * warm_start)}", f"--data.milestones={json.dumps(milestones)}"),
+    ]
 
 
 def go_on(stage: str, prompt: str, seed: int, folder: Path) -> Command:
@@ -79,16 +93,15 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--guidance", choices=("vsd", "sds"), help="by default the preset's")
     parser.add_argument("--scale", type=float, help="of classifier-free guidance, by default the preset's")
-    parser.add_argument("--minutes", type=float, help="as many steps as fit; by default the preset's number of steps")
+    parser.add_argument("--minutes", type=float, help="squeeze or stretch the preset, schedules and all, to this time")
     parser.add_argument("--stage", choices=STAGES, default="nerf", help="the last one to run (default: %(default)s)")
     parser.add_argument("--config", default=CONFIG, help="of the NeRF stage (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/truth_score"))
     arguments, arguments.overrides = parser.parse_known_args(args)
-    guidance = "--trainer.callbacks.init_args."
     if arguments.guidance:
-        arguments.overrides.append(f"{guidance}kind={arguments.guidance}")
+        arguments.overrides.append(f"{GUIDANCE}kind={arguments.guidance}")
     if arguments.scale is not None:
-        arguments.overrides.append(f"{guidance}scale={arguments.scale:g}")
+        arguments.overrides.append(f"{GUIDANCE}scale={arguments.scale:g}")
     try:
         smallest = measure(arguments)
     except InputError as error:
@@ -148,7 +161,7 @@ def look_cameras(data: RandomCameras) -> tuple[float, float, int]:
 
 
 def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
-    """How many steps fit into the given minutes, from a short run of the same preset."""
+    """How many steps of the preset, squeezed or stretched to them, fit into the given minutes, from two short runs."""
     first, last = CALIBRATION
     times = []
     for steps in CALIBRATION:

@@ -43,7 +43,8 @@ class ScoreSettings:
     is hidden, in [0, 1]; model: a folder or hub id whose UNet gets the LoRA, None for the prior's own; shared_forward:
     the first update learns from the particle step's own forward, at its t and with its noise and camera, which saves a
     pass but holds the pass's activations until then; warm_start: steps a particle makes by SDS, while phi learns its
-    renders, before eps_phi takes the place of eps.
+    renders, before eps_phi takes the place of eps; share: of eps_phi in what is subtracted from then on, in [0, 1], the
+    rest is eps (see distillation.damped), 1 for VSD as published.
     Source: ProlificDreamer's code for the defaults (AdamW 1e-4, rank 4, K = 1, 500 warm-up steps).
     """
 
@@ -60,14 +61,16 @@ class ScoreSettings:
     model: str | None = None
     shared_forward: bool = False
     warm_start: int = 0
+    share: float = 1.0
 
     def __post_init__(self):
         if self.updates < 1:
             raise InputError(f"guidance.score.updates: {self.updates}; K must be at least 1")
         if self.warm_start < 0:
             raise InputError(f"guidance.score.warm_start: {self.warm_start}; it counts particle steps, 0 for none")
-        if not 0 <= self.camera_dropout <= 1:
-            raise InputError(f"guidance.score.camera_dropout: {self.camera_dropout} is not in [0, 1]")
+        for name in ("camera_dropout", "share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"guidance.score.{name}: {getattr(self, name)} is not in [0, 1]")
 
 
 class ScoreDistillation:
@@ -193,10 +196,11 @@ class ScoreDistillation:
                 eps_pretrain = gradients.rescale(eps_pretrain, eps_text, x_t, prior.alphabar[t], self.rescale)
         if kind == "sds":
             return gradients.sds(eps_pretrain, eps, w)
-        eps_phi = self._score(x_0, t, eps, view.cameras)
+        share = self.score.share
+        eps_phi = gradients.damped(self._score(x_0, t, eps, view.cameras), eps, share)
         if kind == "vsd" or self.esd_scale == 1:
             return gradients.vsd(eps_pretrain, eps_phi, w)
-        without = self._score(x_0, t, eps, torch.zeros_like(view.cameras))
+        without = gradients.damped(self._score(x_0, t, eps, torch.zeros_like(view.cameras)), eps, share)
         return gradients.esd(eps_pretrain, eps_phi, without, self.esd_scale, w)
 
     def _others(self, view: View) -> tuple[list[Text], Tensor | None]:

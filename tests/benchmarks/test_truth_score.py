@@ -1,7 +1,10 @@
 """The score against truth: its ends, its insensitivity to nothing but the object, and the command."""
 
+import argparse
+
 import pytest
 import torch
+import yaml
 
 from benchmarks import truth_distance as td
 from benchmarks import truth_score
@@ -63,6 +66,35 @@ def test_the_command_trains_scores_and_draws(tmp_path, monkeypatch, capsys):
     assert -0.5 < score < 0.6, "two steps do not make a mushroom"
     assert (tmp_path / "out" / "truth_score.png").exists()
     td.scale.cache_clear()
+
+
+def test_minutes_squeeze_the_whole_preset(tmp_path, monkeypatch):
+    """Fake runs of a tenth of a second a step and two seconds before: one minute is 580 steps of a preset of 900."""
+    clock, ran = [0.0], []
+
+    def fit(arguments, prompt, seed, steps, folder):
+        clock[0] += 2 + steps / 10
+        ran.append(steps)
+
+    monkeypatch.setattr(truth_score.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(truth_score, "fit", fit)
+    arguments = argparse.Namespace(minutes=1.0)
+    assert truth_score.steps_in(arguments, "a red car", tmp_path) == 580 and len(ran) == 2
+
+    config = tmp_path / "nerf.yaml"
+    preset = {
+        "trainer": {
+            "max_steps": 900,
+            "callbacks": [{"init_args": {"timesteps": {"steps": 900}, "score": {"warm_start": 450}}}],
+        },
+        "data": {"init_args": {"milestones": [{"step": 0, "batch_size": 4}, {"step": 400, "batch_size": 8}]}},
+    }
+    config.write_text(yaml.safe_dump(preset))
+    options = dict(option.removeprefix("--").split("=", 1) for option in truth_score.squeezed(str(config), 90))
+    guidance = "trainer.callbacks.init_args."
+    assert options["trainer.max_steps"] == options[f"{guidance}timesteps.steps"] == "90"
+    assert options[f"{guidance}score.warm_start"] == "45"
+    assert [m["step"] for m in yaml.safe_load(options["data.milestones"])] == [0, 40]
 
 
 def test_an_unknown_prompt_is_answered_before_any_training(capsys, tmp_path):

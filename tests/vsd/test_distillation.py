@@ -22,6 +22,25 @@ def test_sds_is_vsd_with_the_noise_in_the_place_of_the_score_network(alphabar):
     torch.testing.assert_close(d.vsd(pretrain, eps, w)[1], 0.6 * (pretrain - eps)[1])
 
 
+def test_damped_goes_from_sds_to_vsd(alphabar):
+    pretrain, phi, eps = draw(3)
+    w = d.weight(alphabar)
+    assert torch.equal(d.vsd(pretrain, d.damped(phi, eps, 0.0), w), d.sds(pretrain, eps, w))
+    assert torch.equal(d.vsd(pretrain, d.damped(phi, eps, 1.0), w), d.vsd(pretrain, phi, w))
+    mixed = 0.25 * d.sds(pretrain, eps, w) + 0.75 * d.vsd(pretrain, phi, w)
+    torch.testing.assert_close(d.vsd(pretrain, d.damped(phi, eps, 0.75), w), mixed)
+
+
+def test_damping_pulls_renders_to_what_a_lagging_phi_has_learned(alphabar):
+    """phi of a point mass at mu: eps_phi = (x_t - alpha mu) / sigma; the share of eps adds w alpha / sigma (x_0 - mu)."""
+    pretrain, eps, x_0, mu = draw(4)
+    w, ab = d.weight(alphabar), alphabar[:, None, None, None]
+    x_t = ab.sqrt() * x_0 + (1 - ab).sqrt() * eps
+    phi = d.eps_of_x0(mu, x_t, alphabar)
+    added = d.vsd(pretrain, d.damped(phi, eps, 0.75), w) - d.vsd(pretrain, phi, w)
+    torch.testing.assert_close(added, 0.25 * w * (ab / (1 - ab)).sqrt() * (x_0 - mu))
+
+
 def test_esd_goes_from_the_mixture_of_all_cameras_to_vsd(alphabar):
     pretrain, phi, mixture = draw(3)
     w = d.weight(alphabar)

@@ -40,6 +40,17 @@ def test_vsd_at_scale_one_is_zero_while_phi_is_the_prior_on_the_plain_prompt():
     assert gradient.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["vsd", "esd"])
+def test_the_share_of_eps_phi_goes_from_sds_to_the_published_gradient(kind):
+    x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
+    sds = make("sds").gradient(x_0, t, eps, VIEW)
+    whole, none, most = (make(kind, score=ScoreSettings(share=share)) for share in (1.0, 0.0, 0.75))
+    assert torch.equal(none.gradient(x_0, t, eps, VIEW), sds)
+    published = whole.gradient(x_0, t, eps, VIEW)
+    assert not torch.allclose(published, sds)
+    torch.testing.assert_close(most.gradient(x_0, t, eps, VIEW), 0.25 * sds + 0.75 * published)
+
+
 def test_esd_at_scale_one_is_vsd():
     x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
     esd = make("esd", esd_scale=1.0)
@@ -238,6 +249,7 @@ def test_a_run_that_stops_and_resumes_continues_to_the_bit(tmp_path):
         (lambda: make("dreams"), "guidance.kind: 'dreams'"),
         (lambda: ScoreSettings(updates=0), "guidance.score.updates: 0"),
         (lambda: ScoreSettings(camera_dropout=1.5), "guidance.score.camera_dropout: 1.5"),
+        (lambda: ScoreSettings(share=-0.1), "guidance.score.share: -0.1"),
         (lambda: make("vsd").load_state_dict(make("sds").state_dict()), "no score network"),
         (lambda: make("esd", score=ScoreSettings(shared_forward=True)), "guidance.score.shared_forward: esd"),
     ],
