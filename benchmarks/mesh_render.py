@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import interleaved, row
-from scene.cameras import turntable
+from scene.cameras import pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, fragments, interpolate, pixel_rays, rasterize
+from scene.rasterizer import BruteForceCaster, RayCaster, fragments, interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene import hashgrid, volume_rendering
-from scene.cameras import pixel_centres, rays
+from scene.cameras import pixel_rays
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
 from scene.volume_rendering import VolumeRender, VolumeRenderer
@@ -121,11 +121,7 @@ class NerfStage(ObjectStage):
         self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False
     ) -> tuple[VolumeRender, Tensor]:
         """The render of B cameras, and its ray directions (B H W, 3). generator: shifts samples along their rays."""
-        size, count = cameras["resolution"], len(cameras["fovy"])
-        pixels = pixel_centres(size, size, self.device)
-        origins, directions = rays(cameras["camera_to_world"], cameras["fovy"], pixels, size, size)
-        origins = origins[:, None].expand(count, size * size, 3).reshape(-1, 3)
-        directions = directions.reshape(-1, 3)
+        origins, directions = pixel_rays(cameras["camera_to_world"], cameras["fovy"], cameras["resolution"])
         jitter = None
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=self.device)

@@ -93,6 +93,13 @@ def rays(
     return camera_to_world[:, :3, 3], torch.nn.functional.normalize(directions, dim=-1)
 
 
+def pixel_rays(camera_to_world: Tensor, fovy: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions (B size^2, 3) of the rays through all pixel centres of square images."""
+    centres = pixel_centres(size, size, camera_to_world.device).to(camera_to_world)
+    origins, directions = rays(camera_to_world, fovy, centres, size, size)
+    return origins[:, None].expand_as(directions).reshape(-1, 3), directions.reshape(-1, 3)
+
+
 def turntable(
     frames: int, elevation: float = 15.0, distance: float = 2.5, fovy: float = 40.0, start: float = 0.0
 ) -> Orbit:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene.cameras import Orbit
+from scene.cameras import Orbit, pixel_rays
 from scene.mesh import Mesh
 from scene.radiance_field import RadianceField
-from scene.rasterizer import RayCaster, pixel_rays
+from scene.rasterizer import RayCaster
 from scene.solids import solidify
 from scene.tetrahedra import DMTet
 from scene.volume_rendering import VolumeRenderer

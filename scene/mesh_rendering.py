@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene.cameras import pixel_rays
 from scene.mesh import Mesh
-from scene.rasterizer import Fragments, RayCaster, fragments, interpolate, pixel_rays
+from scene.rasterizer import Fragments, RayCaster, fragments, interpolate
 from scene.silhouettes import antialias, silhouettes
 
 

@@ -16,7 +16,7 @@ import torch
 import warp
 from torch import Tensor
 
-from scene.cameras import pixel_centres, rays
+from scene.cameras import pixel_rays
 
 FAR = 1e8
 
@@ -174,13 +174,6 @@ def rasterize(
     origins, directions = pixel_rays(camera_to_world.to(vertices), fovy.to(vertices), size)
     face, _ = (caster or RayCaster(vertices, faces))(origins, directions)
     return fragments(face.view(-1, size, size), vertices, faces, origins, directions)
-
-
-def pixel_rays(camera_to_world: Tensor, fovy: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Origins and unit directions (B size^2, 3) of the rays through all pixel centres."""
-    centres = pixel_centres(size, size, camera_to_world.device).to(camera_to_world)
-    origins, directions = rays(camera_to_world, fovy, centres, size, size)
-    return origins[:, None].expand_as(directions).reshape(-1, 3), directions.reshape(-1, 3)
 
 
 def fragments(face: Tensor, vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor) -> Fragments:

@@ -8,7 +8,8 @@ import nvdiffrast.torch as nvdiffrast
 import torch
 from torch import Tensor
 
-from scene.rasterizer import Fragments, fragments, pixel_rays
+from scene.cameras import pixel_rays
+from scene.rasterizer import Fragments, fragments
 
 print("rasterizer: nvdiffrast (NVIDIA Source Code License, non-commercial use only)", flush=True)
 

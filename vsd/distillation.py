@@ -30,9 +30,9 @@ def vsd(eps_pretrain: Tensor, eps_phi: Tensor, w: Tensor) -> Tensor:
 def damped(eps_phi: Tensor, eps: Tensor, share: float) -> Tensor:
     """share eps_phi + (1 - share) eps, in the place of eps_phi: between SDS, at share 0, and VSD, at 1.
 
-    The mean of eps_phi - eps is a pull of the renders towards what phi has learned of them so far; the share of eps lets
-    it act, which damps what a lagging phi drives away. Compare Wang et al. 2024, "SteinDreamer", where eps and eps_phi
-    are control variates.
+    The mean of eps_phi - eps is a pull of the renders towards what phi has learned of them so far; the share of eps
+    lets it act, which damps what a lagging phi drives away. Compare Wang et al. 2024, "SteinDreamer", where eps and
+    eps_phi are control variates.
     """
     return torch.lerp(eps, eps_phi, share)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from datamodules.toybox.objects import build, stack
 from datamodules.toybox.render import render
-from scene.cameras import Orbit, turntable
+from scene.cameras import Orbit, pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import RayCaster, interpolate, pixel_rays, rasterize
+from scene.rasterizer import RayCaster, interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
 

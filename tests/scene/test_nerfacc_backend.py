@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scene import hashgrid, volume_rendering
-from scene.cameras import pixel_centres, rays, turntable
+from scene.cameras import pixel_rays, turntable
 from scene.hashgrid import HashGrid
 from scene.radiance_field import RadianceField
 from scene.volume_rendering import VolumeRenderer, composite, enter_box
@@ -112,8 +112,8 @@ def small_render(device="cpu", kind=torch.Tensor):
     renderer = VolumeRenderer(bound=0.6, resolution=4, samples=40)
     renderer.occupancy.binaries.copy_(torch.rand(1, 4, 4, 4) < 0.5)
     camera = turntable(1, elevation=20, distance=2.5)
-    origins, directions = rays(camera.camera_to_world(), camera.fovy, pixel_centres(8, 8), 8, 8)
-    given = [x.to(device).as_subclass(kind) for x in (origins.expand(64, 3), directions[0], torch.rand(64))]
+    lines = pixel_rays(camera.camera_to_world(), camera.fovy, 8)
+    given = [x.to(device).as_subclass(kind) for x in (*lines, torch.rand(64))]
     renderer = renderer.to(device)
     samples = renderer.march(*given)
     out = renderer(field, *given)

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from scene.cameras import Orbit, rays, turntable
+from scene.cameras import Orbit, pixel_rays, rays, turntable
 from scene.mesh import Mesh
 from scene.rasterizer import (
     BruteForceCaster,
@@ -13,7 +13,6 @@ from scene.rasterizer import (
     fragments,
     interpolate,
     intersect,
-    pixel_rays,
     project,
     rasterize,
 )

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from scene.cameras import pixel_centres, rays, turntable
+from scene.cameras import pixel_rays, turntable
 from scene.radiance_field import DenseGrid, RadianceField, initial_density
 from scene.volume_rendering import VolumeRenderer, composite, enter_box
 
@@ -24,8 +24,7 @@ class Uniform(torch.nn.Module):
 
 def camera_rays(size=16):
     camera = turntable(1, elevation=20, distance=2.5)
-    origins, directions = rays(camera.camera_to_world(), camera.fovy, pixel_centres(size, size), size, size)
-    return origins.expand(size * size, 3), directions[0]
+    return pixel_rays(camera.camera_to_world(), camera.fovy, size)
 
 
 def test_fog_of_one_density_attenuates_as_beer_and_lambert_say():

@@ -32,7 +32,7 @@ def test_damped_goes_from_sds_to_vsd(alphabar):
 
 
 def test_damping_pulls_renders_to_what_a_lagging_phi_has_learned(alphabar):
-    """phi of a point mass at mu: eps_phi = (x_t - alpha mu) / sigma; the share of eps adds w alpha / sigma (x_0 - mu)."""
+    """With a point mass at mu, eps_phi = (x_t - alpha mu) / sigma; eps adds its share of w alpha / sigma (x_0 - mu)."""
     pretrain, eps, x_0, mu = draw(4)
     w, ab = d.weight(alphabar), alphabar[:, None, None, None]
     x_t = ab.sqrt() * x_0 + (1 - ab).sqrt() * eps
