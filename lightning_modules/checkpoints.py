@@ -97,8 +97,8 @@ def require_weights(state: dict, stage: pl.LightningModule) -> None:
             )
 
 
-def require_checkpoint(path: Path, stage: str, key: str = KEY) -> Path:
-    """The path, where a checkpoint of the stage class called `stage` lies; nothing in the file is executed."""
+def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
+    """The checkpoint of the stage class called `stage` in a file; executes nothing, InputError for any other file."""
     if not path.is_file():
         raise InputError(f"{key}: {path} does not exist; name a checkpoint, such as RUN/{LAST}")
     with open(path, "rb") as file:
@@ -115,4 +115,4 @@ def require_checkpoint(path: Path, stage: str, key: str = KEY) -> Path:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{key}: {path} is damaged ({reason}); name another checkpoint") from error
     require_mark(checkpoint, stage, path, key)
-    return path
+    return checkpoint

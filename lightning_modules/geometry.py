@@ -75,6 +75,7 @@ class GeometryStage(ObjectStage):
         device = self.trainer.strategy.root_device
         # In a list, so that Lightning neither saves nor trains what the particles start from.
         self.nerfs: list[NerfParticle] = [nerf.to(device) for nerf in load_nerfs(self.nerf, self.order.n)]
+        self.say_backends(self.nerfs[0].settings.encoding, meshes=True)
         if self.trainer.ckpt_path is None:
             starts = [first_surface(nerf, i, self.resolution, *self.start) for i, nerf in enumerate(self.nerfs)]
             self.particles = nn.ModuleList(start.surface for start in starts)
@@ -82,11 +83,6 @@ class GeometryStage(ObjectStage):
                 self.say(f"particle {i}: density threshold {start.threshold:g}, silhouette IoU {start.iou:.3f}")
         else:
             self.particles = nn.ModuleList(DMTet(self.resolution) for _ in range(self.order.n))
-
-    def say(self, words: str) -> None:
-        """Prints a line, once for all ranks."""
-        if self.trainer.is_global_zero:
-            print(words, flush=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.particles.parameters(), self.lr, betas=(0.9, 0.99), eps=1e-15)
@@ -146,15 +142,18 @@ class GeometryStage(ObjectStage):
     @torch.no_grad()
     def picture(self, index: int, cameras: dict) -> Tensor:
         """Colour and normal side by side, (S, 2 S, 3) in [0, 1], of one camera."""
-        out = self.render(index, cameras)
+        return self.side_by_side(self.render(index, cameras))
+
+    def side_by_side(self, out: MeshRender) -> Tensor:
+        """Colour and normal of the first render, (S, 2 S, 3) in [0, 1]."""
         behind = (1 - out.coverage) * self.eval_background
         return torch.cat([out.colour[0] + behind[0], 0.5 * (out.normal + out.coverage)[0] + behind[0]], 1)
 
-    def validation_step(self, batch: dict, index: int) -> None:
-        super().validation_step(batch, index)
-        for i in range(self.order.n):
-            mask = self.render(i, batch).coverage > 0.5
-            iou = intersection_over_union(mask, self.opacity(i, batch) > 0.5)
+    def validation_step(self, batch: dict, _: int) -> None:
+        for i, strip in enumerate(self.strips):
+            out = self.render(i, batch)
+            strip.append(self.side_by_side(out))
+            iou = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
             self.log(f"val/iou{i}", iou, batch_size=1)
 
     def on_fit_end(self) -> None:

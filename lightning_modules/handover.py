@@ -5,9 +5,7 @@ A run is named by its folder, RUN, by a folder of `dream` (whose stage of that k
 
 from pathlib import Path
 
-import torch
-
-from lightning_modules.checkpoints import require_checkpoint
+from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.run_folder import DREAM, LAST
 from scene.cameras import Orbit
@@ -25,8 +23,7 @@ def _load(run: str, key: str, stage: str, word: str, count: int) -> dict:
     path = Path(run).expanduser().absolute()
     if path.is_dir():
         path = (path / word if (path / DREAM).exists() else path) / LAST
-    require_checkpoint(path, stage, key)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(path, stage, key)
     names = {name.split(".")[1] for name in checkpoint["state_dict"] if name.startswith("particles.")}
     if len(names) != count:
         raise InputError(f"{key}: {path} has {len(names)} particles, model.particles is {count}; make them equal")

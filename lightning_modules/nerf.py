@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
-from scene import hashgrid, volume_rendering
 from scene.cameras import pixel_rays
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
@@ -106,16 +105,10 @@ class NerfStage(ObjectStage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
+        self.say_backends(self.field_settings.encoding, meshes=False)
 
     def configure_optimizers(self) -> dict:
         return field_optimizer(self)
-
-    def on_fit_start(self) -> None:
-        if self.trainer.is_global_zero:
-            grid = hashgrid.backend(self.device) if self.field_settings.encoding == "hash" else "torch"
-            marching = volume_rendering.backend(self.device)
-            print(f"backends: {self.field_settings.encoding} grid {grid}, marching {marching}", flush=True)
-        self.trainer.strategy.barrier()  # rank zero may just have compiled what the others load
 
     def render(
         self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.stage import Stage, contact_sheet
+from scene import hashgrid, volume_rendering
 from vsd.errors import InputError
 from vsd.score_distillation import View
 
@@ -22,6 +23,20 @@ class ObjectStage(Stage):
     @abstractmethod
     def picture(self, index: int, cameras: dict) -> Tensor:
         """The particle of an index seen by one camera, (H, k H, 3) in [0, 1], without gradients."""
+
+    def say(self, words: str) -> None:
+        """Prints a line, once for all ranks."""
+        if self.trainer.is_global_zero:
+            print(words, flush=True)
+
+    def say_backends(self, encoding: str, meshes: bool) -> None:
+        """Prints what runs the fields of an encoding, and the meshes, if the stage has any."""
+        device = self.trainer.strategy.root_device
+        if self.trainer.is_global_zero:
+            grid = hashgrid.backend(device) if encoding == "hash" else "torch"
+            marching = volume_rendering.backend(device)
+            self.say(f"backends: {encoding} grid {grid}, marching {marching}" + (", rasteriser warp" if meshes else ""))
+        self.trainer.strategy.barrier()  # rank zero may just have compiled what the others load
 
     def deal(self, batch: dict) -> tuple[list[tuple[int, dict]], int]:
         """The particles that this step moves, each with its share of the cameras, and how many steps they have made."""

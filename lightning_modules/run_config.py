@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import Namespace
 
-from lightning_modules.checkpoints import require_checkpoint
+from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.run_folder import CONFIG, LAST, RunFolder, checkpoints, requeued
 from vsd.errors import InputError
 
@@ -51,7 +51,7 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
     for record in {*records, *([folder.path / CONFIG] if checkpoint else [])}:
         _require_record(record, config)
     if checkpoint is not None:
-        require_checkpoint(checkpoint, config.model.class_path.rpartition(".")[2])
+        read_checkpoint(checkpoint, config.model.class_path.rpartition(".")[2])
     return folder, checkpoint
 
 

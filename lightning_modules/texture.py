@@ -87,6 +87,7 @@ class TextureStage(ObjectStage):
         if self.trainer.training:
             self.require_guidance()
         nerfs = load_nerfs(self.nerf, self.order.n)
+        self.say_backends(nerfs[0].settings.encoding, meshes=True)
         if self.geometry is None:
             starts = [first_surface(nerf, i, self.resolution, *SEEN_BY) for i, nerf in enumerate(nerfs)]
             meshes = [solid_mesh(start.surface) for start in starts]

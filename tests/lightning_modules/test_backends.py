@@ -1,4 +1,4 @@
-"""The line that says what a NeRF stage runs on."""
+"""The line that says what a stage of 3D particles runs on."""
 
 import functools
 from types import SimpleNamespace
@@ -12,19 +12,21 @@ from scene import hashgrid, volume_rendering
 
 
 class Strategy:
+    def __init__(self, device):
+        self.root_device = torch.device(device)
+
     def barrier(self):
         self.waited = True
 
 
 @pytest.fixture
-def begin(monkeypatch):
-    """Begins a fit of a stage on a device, as a rank, and tells whether the rank waited for the others."""
+def begin():
+    """Lets a stage on a device speak, as a rank, and tells whether the rank waited for the others."""
 
-    def on(device, encoding, rank=0):
-        stage, strategy = NerfStage(field=FieldSettings(encoding=encoding)), Strategy()
-        monkeypatch.setattr(NerfStage, "device", torch.device(device))
+    def on(device, encoding, rank=0, meshes=False):
+        stage, strategy = NerfStage(field=FieldSettings(encoding=encoding)), Strategy(device)
         stage._trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy)
-        stage.on_fit_start()
+        stage.say_backends(encoding, meshes)
         return strategy.waited
 
     return on
@@ -52,6 +54,11 @@ def test_the_line_says_what_runs_and_why(begin, monkeypatch, capsys, device, enc
     monkeypatch.setattr(volume_rendering, "missing_kernels", lambda: "nerfacc finds no nvcc" if missing else "")
     assert begin(device, encoding)
     assert capsys.readouterr().out == f"backends: {line}\n"
+
+
+def test_stages_of_meshes_name_their_rasteriser_too(begin, capsys):
+    begin("cpu", "dense", meshes=True)
+    assert capsys.readouterr().out == "backends: dense grid torch, marching torch lattice, rasteriser warp\n"
 
 
 def test_the_other_ranks_wait_in_silence_for_what_rank_zero_compiles(begin, monkeypatch, capsys):

@@ -100,11 +100,12 @@ def test_resuming_a_finished_run_only_looks_at_it_again(whole, elsewhere):
 
 
 @pytest.mark.parametrize("words", [["--ckpt_path", "last"], ["--ckpt_path", str(LAST)]])
-def test_the_turntable_of_a_run_can_be_made_again(whole, elsewhere, words, monkeypatch):
+def test_the_turntable_of_a_run_can_be_made_again(whole, elsewhere, words, monkeypatch, capsys):
     shutil.copytree(whole, elsewhere / "copy")
     monkeypatch.chdir(elsewhere / "copy")
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*.*")}
     run(["test", "--config", CONFIG, *words])
+    assert capsys.readouterr().out.count("backends: dense grid torch") == 1
     changed = {str(path) for path in Path().rglob("*.*") if before.get(path) != path.stat().st_mtime_ns}
     assert changed == {
         f"{kind}-particle{i}.{end}" for kind, end in (("turntable", "mp4"), ("contact", "png")) for i in (0, 1)
