@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lightning_modules.run_folder import LAST
 from vsd.errors import InputError
 
-FORMAT = 2  # raise it when a checkpoint's content changes so that older ones do not load
+FORMAT = 3  # raise it when a checkpoint's content changes so that older ones do not load
 KEY = "ckpt_path"  # names a checkpoint on the command line
 
 

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.checkpoints import LastCheckpoint
+from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.progress import progress
 from lightning_modules.run_config import choose, give_identity, place
 from lightning_modules.run_folder import CONFIG, RunFolder
@@ -114,7 +115,16 @@ class Command(LightningCLI):
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.trainer.enable_progress_bar is not False and not own_bar:
                 callbacks.append(progress())
-            config.trainer.callbacks = callbacks
+            config.trainer.callbacks = list(callbacks)  # which Lightning makes longer
+        trainer = super().instantiate_trainer(**more)
+        if self.run_folder is None or trainer.world_size == 1 or isinstance(trainer.strategy, ParticleParallelStrategy):
+            return trainer
+        if config.trainer.strategy not in ("auto", "ddp"):
+            raise InputError(
+                f"trainer.strategy: '{config.trainer.strategy}' knows nothing of particles; leave it out, and several "
+                "devices share them out (lightning_modules.parallel.ParticleParallelStrategy)"
+            )
+        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
         return super().instantiate_trainer(**more)
 
     def fit(self, **arguments: Any) -> None:

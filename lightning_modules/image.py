@@ -54,6 +54,9 @@ class ImageStage(Stage):
             start = [torch.randn(shape, generator=generator) * 0.5 for _ in range(self.order.n)]
             self.pictures.append(nn.ParameterList(start))
 
+    def particle_tensors(self, index: int) -> list[Tensor]:
+        return [pictures[index] for pictures in self.pictures]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.pictures.parameters(), self.lr)
 

@@ -29,6 +29,10 @@ class Stage(pl.LightningModule):
         self.seed = seed
         self.guidances: list[VSDGuidance] = []
 
+    def particle_tensors(self, index: int) -> list[Tensor]:
+        """The parameters and buffers of a particle, those of which a checkpoint is made."""
+        return list(self.particles[index].state_dict(keep_vars=True).values())
+
     def require_guidance(self) -> None:
         """InputError where no callback has offered itself."""
         if not self.guidances:
@@ -37,6 +41,7 @@ class Stage(pl.LightningModule):
     def setup(self, stage: str) -> None:
         # Ranks that are started on their own read the clock on their own.
         self.run_folder = Path(self.trainer.strategy.broadcast(self.trainer.default_root_dir))
+        self.order.of_rank(self.trainer.global_rank, self.trainer.world_size)
 
     def keep_picture(self, key: str, images: Tensor, name: str) -> None:
         """Writes an image (H, W, 3) in [0, 1] into the run folder, and shows it in the loggers under `key`."""
@@ -50,10 +55,12 @@ class Stage(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         mark(checkpoint, self)
+        checkpoint["vsd"]["rounds"] = self.order.state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         require_mark(checkpoint, type(self).__name__)
         require_weights(checkpoint["state_dict"], self)
+        self.order.go_on(checkpoint["vsd"]["rounds"], checkpoint["global_step"])
 
     def generator(self, *stream: int) -> torch.Generator:
         """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""

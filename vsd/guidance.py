@@ -15,6 +15,7 @@ from vsd.embeddings import free_text_encoders
 from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts
+from vsd.ranks import average
 from vsd.score_distillation import Kind, ScoreDistillation, ScoreSettings, View
 from vsd.timesteps import Timesteps
 from vsd.toybox.folder import TOYBOX
@@ -80,7 +81,13 @@ class VSDGuidance(pl.Callback):
             raise InputError(f"trainer.callbacks: {type(pl_module).__name__} is no stage that VSDGuidance can guide")
         prior = DiffusionPrior.load(self.model, trainer.strategy.root_device, self.dtype)
         self.core = ScoreDistillation(
-            prior, self.prompts, self.timesteps, seed=self.seed, rank=trainer.global_rank, **self.settings
+            prior,
+            self.prompts,
+            self.timesteps,
+            seed=self.seed,
+            rank=trainer.global_rank,
+            average=average if trainer.world_size > 1 else None,
+            **self.settings,
         )
         free_text_encoders(prior)
         if self._restored is not None:
@@ -95,9 +102,12 @@ class VSDGuidance(pl.Callback):
         loss = self.core.update_score()
         if loss is not None:
             pl_module.log(f"train/{self.kind}_score_loss", loss)
-        if self.core.calls % CHECK_EVERY == 0 and int(self.core.skipped) > self.nan_limit:
+        if self.core.calls % CHECK_EVERY:
+            return
+        skipped = int(trainer.strategy.reduce(self.core.skipped.clone(), reduce_op="sum"))  # all ranks stop together
+        if skipped > self.nan_limit:
             raise InputError(
-                f"guidance: {int(self.core.skipped)} gradients were not finite in {self.core.calls} steps; lower "
+                f"guidance: {skipped} gradients were not finite in {self.core.calls} steps; lower "
                 "guidance.scale or the stage's learning rates, or set guidance.dtype to float32"
             )
 

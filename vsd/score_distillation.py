@@ -7,6 +7,7 @@ loss.backward()
 distillation.update_score()
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,7 +81,8 @@ class ScoreDistillation:
     classifier-free guidance of the prior; rescale: in [0, 1], contrast correction of the guided prediction; esd_scale:
     of the guidance over phi's camera; clamp: largest element of the gradient, None for no limit; seed: of t and noise,
     which are a function of (seed, rank, number of calls); perp_neg: how strongly the prior is led away from the other
-    views, 0 for not at all, 1 for Perp-Neg's published weights.
+    views, 0 for not at all, 1 for Perp-Neg's published weights; average: replaces phi's gradients by their means over
+    all ranks, None for one rank.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class ScoreDistillation:
         seed: int = 0,
         rank: int = 0,
         perp_neg: float = 0.0,
+        average: Callable[[list[Tensor]], None] | None = None,
     ):
         if kind not in ("vsd", "sds", "esd", "csd"):
             raise InputError(f"guidance.kind: '{kind}' is not one of vsd, sds, esd, csd")
@@ -104,7 +107,7 @@ class ScoreDistillation:
             raise InputError(f"guidance.perp_neg: {perp_neg:g} without views; set guidance.views, or perp_neg to 0")
         self.prior, self.timesteps, self.kind = prior, timesteps, kind
         self.scale, self.rescale, self.esd_scale, self.clamp = scale, rescale, esd_scale, clamp
-        self.perp_neg = perp_neg
+        self.perp_neg, self.average = perp_neg, average
         self.seed, self.rank, self.calls, self.updates = seed, rank, 0, 0
         self.table = PromptTable(prior, prompts)
         self.skipped = torch.zeros((), dtype=torch.long, device=prior.device)  # on the device: no sync per step
@@ -235,9 +238,10 @@ class ScoreDistillation:
             loss = self._score_loss()
             self.optimizer.zero_grad()
             loss.backward()
-            finite = torch.isfinite(
-                torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-            )
+            grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+            if self.average is not None:
+                self.average(grads)
+            finite = torch.isfinite(torch.nn.utils.get_total_norm(grads))
             self.skipped += ~finite
             self.optimizer.found_inf = (~finite).float()
             for group in self.optimizer.param_groups:

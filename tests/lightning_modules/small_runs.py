@@ -65,3 +65,35 @@ def at(step: int, number: int) -> list[str]:
     """The options that add `At`."""
     options = f"--trainer.callbacks.step={step}", f"--trainer.callbacks.signal_number={int(number)}"
     return ["--trainer.callbacks+=small_runs.At", *options]
+
+
+class Dump(pl.Callback):
+    """Writes what every rank has at a step: FOLDER/rankN.pt.
+
+    local: gradients of the particles before any exchange between ranks; shared: those that the optimizer sees; before,
+    after: the particles; phi.
+    """
+
+    def __init__(self, step: int, folder: str):
+        self.step, self.folder, self.seen = step, folder, {}
+
+    @staticmethod
+    def gradients(stage: pl.LightningModule) -> dict:
+        return {name: p.grad.clone() for name, p in stage.named_parameters() if p.grad is not None}
+
+    def on_train_start(self, trainer, stage):
+        self.seen["before"] = {name: p.clone() for name, p in stage.state_dict().items()}
+
+    def on_after_backward(self, trainer, stage):
+        if trainer.global_step == self.step:
+            self.seen["local"] = self.gradients(stage)
+
+    def on_before_optimizer_step(self, trainer, stage, _):
+        if trainer.global_step == self.step:
+            self.seen["shared"] = self.gradients(stage)
+
+    def on_train_batch_end(self, trainer, stage, *_):
+        if trainer.global_step == self.step + 1:
+            network = stage.guidances[0].core.network
+            self.seen |= {"after": stage.state_dict(), "phi": network and network.state()}
+            torch.save(self.seen, f"{self.folder}/rank{trainer.global_rank}.pt")

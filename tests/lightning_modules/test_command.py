@@ -10,6 +10,7 @@ import torch
 import yaml
 from small_runs import LOOKS, NERF, ROOT, SMALL, UNSEEN, assert_same_end, at, fit, resume
 
+from lightning_modules.checkpoints import FORMAT
 from lightning_modules.cli import run
 from lightning_modules.run_folder import CONFIG, LAST
 
@@ -42,8 +43,8 @@ def test_the_record_starts_the_same_run_again_elsewhere(whole, elsewhere):
 
 def test_a_checkpoint_holds_plain_values_and_no_frozen_weights(whole):
     saved = torch.load(whole / LAST, weights_only=True)
-    assert saved["vsd"].keys() == {"format", "stage", "field"} and saved["global_step"] == 8
-    assert (saved["vsd"]["format"], saved["vsd"]["stage"], saved["vsd"]["field"]["hidden"]) == (2, "NerfStage", 8)
+    assert saved["vsd"].keys() == {"format", "stage", "field", "rounds"} and saved["global_step"] == 8
+    assert (saved["vsd"]["format"], saved["vsd"]["stage"], saved["vsd"]["field"]["hidden"]) == (FORMAT, "NerfStage", 8)
     assert {name.split(".")[0] for name in saved["state_dict"]} == {"particles"}
     kinds = (dict, list, tuple, str, int, float, bool, type(None), torch.Tensor)
 

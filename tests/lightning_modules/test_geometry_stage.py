@@ -145,7 +145,7 @@ def test_a_truncated_checkpoint_and_one_of_another_version_are_named(whole, else
     saved = torch.load(whole / LAST, weights_only=True)
     saved["vsd"]["format"] = 1
     torch.save(saved, elsewhere / "old.ckpt")
-    assert "has format 1, this version reads format 2" in refused(capsys, "--model.nerf=old.ckpt")
+    assert "has format 1, this version reads format 3" in refused(capsys, "--model.nerf=old.ckpt")
     assert sorted(path.name for path in elsewhere.iterdir()) == ["old.ckpt", "short.ckpt"]
 
 

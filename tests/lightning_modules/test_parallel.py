@@ -1,0 +1,112 @@
+"""Two ranks on a CPU: whose particle is whose, what they share, and what a checkpoint of theirs holds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import NERF, ROOT, TINY, UNSEEN, resume
+
+from lightning_modules.cli import main
+from lightning_modules.run_folder import LAST
+
+STEPS = 3
+
+
+def fit_on(ranks: int, folder: Path, *more: str) -> list[dict]:
+    """What every rank of a small run had after its last step, before the particles were handed out."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN, *more]
+    command += ["--trainer.callbacks.score.warm_start=1", "--trainer.limit_val_batches=0"]
+    command += [f"--trainer.devices={ranks}", f"--trainer.max_steps={STEPS}", f"--trainer.default_root_dir={folder}"]
+    command += ["--trainer.callbacks+=small_runs.Dump", f"--trainer.callbacks.step={STEPS - 1}"]
+    command += [f"--trainer.callbacks.folder={folder}"]
+    # One thread each: sums of several threads round differently.
+    path = f"{ROOT}:{Path(__file__).parent}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def of_particle(state: dict, index: int) -> dict:
+    prefix = f"particles.{index}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def same(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """Two particles on two ranks, by SDS: the folder and what the ranks had."""
+    folder = tmp_path_factory.mktemp("apart") / "run"
+    return folder, fit_on(2, folder, "--model.particles=2", "--trainer.callbacks.kind=sds")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """One particle on two ranks, by VSD."""
+    return fit_on(2, tmp_path_factory.mktemp("together") / "run", "--trainer.callbacks.kind=vsd")
+
+
+def test_a_rank_moves_its_own_particle_as_if_it_were_alone(apart, tmp_path):
+    _, (first, second) = apart
+    (alone,) = fit_on(1, tmp_path / "alone", "--trainer.callbacks.kind=sds")
+    assert same(of_particle(first["after"], 0), of_particle(alone["after"], 0))
+    for rank, (made, other) in enumerate([(first, 1), (second, 0)]):
+        assert same(of_particle(made["before"], other), of_particle(made["after"], other)), "not its own"
+        assert not same(of_particle(made["before"], rank), of_particle(made["after"], rank))
+
+
+def test_a_checkpoint_holds_all_particles_and_their_optimizers(apart):
+    folder, ranks = apart
+    saved = torch.load(folder / LAST, weights_only=True)
+    for rank, made in enumerate(ranks):
+        assert same(of_particle(saved["state_dict"], rank), of_particle(made["after"], rank))
+    counts = [int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()]
+    assert len(counts) == sum(len(made["shared"]) for made in ranks) and set(counts) == {STEPS}
+
+
+def test_one_rank_goes_on_with_what_two_have_made(apart, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vsd"])
+    folder, _ = apart
+    options = "--trainer.devices=1", f"--trainer.max_steps={STEPS + 3}", f"--trainer.default_root_dir={tmp_path}/on"
+    command = resume(folder, *options, f"--ckpt_path={folder / LAST}", UNSEEN)
+    steps = [command.model.order(step) for step in range(STEPS, STEPS + 4)]
+    assert [made for _, made in steps] == [3, 3, 4, 4], "in a round of one rank's, two particles take two steps"
+    assert sorted(steps[0][0] + steps[1][0]) == [0, 1]
+    states = command.trainer.optimizers[0].state
+    counts = [{int(states[p]["step"]) for p in particle.field.parameters()} for particle in command.model.particles]
+    assert sorted(map(tuple, counts)) == [(4,), (5,)]
+
+
+def test_ranks_of_one_particle_average_its_gradient(together):
+    first, second = together
+    for name, gradient in first["shared"].items():
+        torch.testing.assert_close(gradient, (first["local"][name] + second["local"][name]) / 2)
+    assert not same(first["local"], second["local"]), "other cameras, noise and t"
+    assert same(first["after"], second["after"])
+
+
+def test_all_ranks_have_one_score_network(together):
+    first, second = (made["phi"] for made in together)
+
+    def leaves(tree):
+        return [leaf for v in tree.values() for leaf in leaves(v)] if isinstance(tree, dict) else [tree]
+
+    assert len(leaves(first)) > 10 and all(map(torch.equal, leaves(first), leaves(second)))
+
+
+def test_another_strategy_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    strategy = "--trainer.strategy=ddp_find_unused_parameters_true"
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", NERF, *TINY, strategy, "--trainer.devices=2", "--trainer.default_root_dir=run"])
+    assert ended.value.code == 2 and not Path("run").exists()
+    assert "trainer.strategy: 'ddp_find_unused_parameters_true'" in capsys.readouterr().err
