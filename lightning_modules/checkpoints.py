@@ -21,7 +21,7 @@ KEY = "ckpt_path"  # names a checkpoint on the command line
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps checkpoints/last.ckpt in the run folder: every `every` steps, at the end, and when SIGTERM stops the run.
+    """Keeps checkpoints/last.ckpt in the run folder: every `every` steps, at the end, and when SIGTERM stops one rank.
 
     Lightning's ModelCheckpoint saves neither of the latter two, and writes through the system's temporary folder, so
     that a kill can leave half a file where that is another disk.
@@ -41,7 +41,7 @@ class LastCheckpoint(Checkpoint):
         # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
         # so that a run with more steps goes on as if it had never ended.
         due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or trainer.received_sigterm:
+        if due or self.stopped(trainer):
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -49,8 +49,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Lightning raises this one between two steps; after any other, the state may be that of half a step.
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and self.stopped(trainer):
             self.save(trainer)
+
+    @staticmethod
+    def stopped(trainer: pl.Trainer) -> bool:
+        """Whether SIGTERM has come, to a single rank: several are not at the same step then and would wait in vain."""
+        return trainer.received_sigterm and trainer.world_size == 1
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the file, unless this step's is there already."""
