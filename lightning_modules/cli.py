@@ -30,7 +30,7 @@ from lightning_modules.progress import progress
 from lightning_modules.run_config import choose, give_identity, place
 from lightning_modules.run_folder import CONFIG, RunFolder
 from lightning_modules.stage import Stage
-from lightning_modules.stopping import Stoppable
+from lightning_modules.stopping import Requeue, Stoppable
 from vsd.errors import InputError
 
 
@@ -124,7 +124,7 @@ class Command(LightningCLI):
                 f"trainer.strategy: '{config.trainer.strategy}' knows nothing of particles; leave it out, and several "
                 "devices share them out (lightning_modules.parallel.ParticleParallelStrategy)"
             )
-        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
+        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), [*callbacks, Requeue()]
         return super().instantiate_trainer(**more)
 
     def fit(self, **arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C as a way to stop a run after the step it is in, with a checkpoint."""
+"""Signals between two steps: Ctrl-C, which stops a run with a checkpoint, and SLURM's to several ranks at once."""
 
 import signal
 import sys
@@ -6,6 +6,7 @@ import threading
 from types import FrameType
 
 import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from lightning_modules.run_folder import RunFolder, resume_command
 
@@ -44,3 +45,33 @@ class Stoppable:
         if self.trainer.is_global_zero:
             step = self.trainer.global_step
             print(f"vsd: stopped at step {step}; resume: {resume_command(folder.path)}", file=sys.stderr)
+
+
+class Requeue(pl.Callback):
+    """Answers SLURM's signal to requeue a job of several ranks after the step in which one of them has received it.
+
+    Ranks are not at the same place when a signal comes. Lightning answers within the signal handler, where its
+    checkpoint, which needs all of them, would wait in vain.
+    """
+
+    def __init__(self):
+        self.asked = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        environment = trainer.strategy.cluster_environment
+        self.awaited = stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        if self.awaited:
+            # Lightning leaves a signal alone that has a handler.
+            self.signal, self.handler = environment.requeue_signal, signal.signal(environment.requeue_signal, self._ask)
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if self.awaited and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            self.asked = False
+            trainer._signal_connector._slurm_sigusr_handler_fn(self.signal, None)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.awaited:
+            signal.signal(self.signal, self.handler)

@@ -53,11 +53,12 @@ def assert_same_end(one: Path, two: Path) -> None:
 class At(pl.Callback):
     """Sends this process a signal in the middle of a step, in a run whose environment has SIGNALS."""
 
-    def __init__(self, step: int, signal_number: int):
-        self.step, self.number = step, signal_number
+    def __init__(self, step: int, signal_number: int, rank: int = 0):
+        self.step, self.number, self.rank = step, signal_number, rank
 
     def on_before_optimizer_step(self, trainer, *_):
-        if trainer.global_step == self.step and "SIGNALS" in os.environ:
+        here = trainer.global_step == self.step and trainer.global_rank == self.rank
+        if here and "SIGNALS" in os.environ:
             os.kill(os.getpid(), self.number)
 
 

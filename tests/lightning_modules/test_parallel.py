@@ -1,13 +1,15 @@
 """Two ranks on a CPU: whose particle is whose, what they share, and what a checkpoint of theirs holds."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import NERF, ROOT, TINY, UNSEEN, resume
+from small_runs import NERF, ROOT, TINY, UNSEEN, at, resume
 
 from lightning_modules.cli import main
 from lightning_modules.run_folder import LAST
@@ -101,6 +103,34 @@ def test_all_ranks_have_one_score_network(together):
         return [leaf for v in tree.values() for leaf in leaves(v)] if isinstance(tree, dict) else [tree]
 
     assert len(leaves(first)) > 10 and all(map(torch.equal, leaves(first), leaves(second)))
+
+
+def test_a_signal_to_one_rank_requeues_a_slurm_job_with_all_particles(tmp_path):
+    """Two tasks as srun starts them, and a scontrol that writes down what it is asked for."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN]
+    command += ["--trainer.devices=2", "--trainer.max_steps=4", "--model.particles=2", "--trainer.limit_val_batches=0"]
+    command += ["--trainer.default_root_dir=run", *at(1, signal.SIGUSR1), "--trainer.callbacks.rank=1"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    slurm = {"JOB_ID": "77", "JOB_NAME": "dream", "NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0"}
+    environment = os.environ | {f"SLURM_{key}": value for key, value in slurm.items()}
+    environment |= {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "SIGNALS": "yes", "OMP_NUM_THREADS": "1"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    tasks = []
+    for rank in "01":
+        own = environment | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        tasks.append(subprocess.Popen(command, env=own, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+    said = [task.communicate(timeout=300)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert (tmp_path / "asked").read_text().split() == ["requeue", "77"]
+    saved = torch.load(tmp_path / "run" / "hpc_ckpt_1.ckpt", weights_only=True)
+    counts = [int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()]
+    assert saved["global_step"] == 2 and set(counts) == {2}
+    moved = [name for name in saved["state_dict"] if ".field." in name or ".background.network." in name]
+    assert len(counts) == len(moved), "of both particles"
 
 
 def test_another_strategy_is_refused(tmp_path, capsys, monkeypatch):
