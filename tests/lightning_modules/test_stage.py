@@ -23,16 +23,19 @@ def test_the_contact_sheet_takes_even_steps_and_puts_columns_below_each_other():
 def test_all_ranks_write_into_the_folder_of_the_first():
     stage = NerfStage(field=FieldSettings(encoding="dense"))
     strategy = SimpleNamespace(broadcast=lambda mine: "runs/of-rank-0")
-    stage.trainer = SimpleNamespace(strategy=strategy, default_root_dir="runs/a-second-later")
+    stage.trainer = SimpleNamespace(
+        strategy=strategy, default_root_dir="runs/a-second-later", global_rank=0, world_size=1
+    )
     stage.setup("fit")
     assert stage.run_folder == Path("runs/of-rank-0")
 
 
 def test_a_checkpoint_of_another_stage_or_shape_is_refused_without_the_command_too():
     stage = NerfStage(field=FieldSettings(encoding="dense", hidden=8))
-    stage.trainer = SimpleNamespace(training=False)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda: None)
+    stage.trainer = SimpleNamespace(training=False, is_global_zero=True, strategy=strategy)
     stage.configure_model()
-    checkpoint = {"state_dict": stage.state_dict()}
+    checkpoint = {"state_dict": stage.state_dict(), "global_step": 0}
     with pytest.raises(InputError, match="no checkpoint of a stage"):
         stage.on_load_checkpoint(checkpoint)
     stage.on_save_checkpoint(checkpoint)
