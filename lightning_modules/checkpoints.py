@@ -41,7 +41,7 @@ class LastCheckpoint(Checkpoint):
         # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
         # so that a run with more steps goes on as if it had never ended.
         due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or self.stopped(trainer):
+        if due or (trainer.received_sigterm and alone(trainer)):
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -49,13 +49,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Lightning raises this one between two steps; after any other, the state may be that of half a step.
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and self.stopped(trainer):
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and alone(trainer):
             self.save(trainer)
-
-    @staticmethod
-    def stopped(trainer: pl.Trainer) -> bool:
-        """Whether SIGTERM has come, to a single rank: several are not at the same step then and would wait in vain."""
-        return trainer.received_sigterm and trainer.world_size == 1
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the file, unless this step's is there already."""
@@ -68,6 +63,11 @@ class LastCheckpoint(Checkpoint):
             part.replace(path)
         trainer.strategy.barrier()
         self.saved = trainer.global_step
+
+
+def alone(trainer: pl.Trainer) -> bool:
+    """Whether a signal may be answered with a checkpoint; several ranks, not at the same step, would wait in vain."""
+    return trainer.world_size == 1
 
 
 def mark(checkpoint: dict, stage: pl.LightningModule) -> None:

@@ -25,7 +25,7 @@ FEW_VIEWS = [
     *("--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--trainer.callbacks.score.warm_start=0"),
 ]
 GEOMETRY = [*FEW_VIEWS[:-1], "--model.resolution=12", "--model.start_size=32"]
-TEXTURE = [*FEW_VIEWS, "--model.texture_size=128", "--model.lr_decay=1"]
+TEXTURE = [*FEW_VIEWS, "--model.texture_size=256", "--model.lr_decay=1"]
 UNSEEN = "--trainer.limit_test_batches=0"  # no turntable
 
 

@@ -12,7 +12,13 @@ class Trainer(SimpleNamespace):
     """A trainer that writes its step as the checkpoint."""
 
     def __init__(self, folder, **more):
-        ours = {"max_steps": 10, "received_sigterm": False, "fast_dev_run": False, "is_global_zero": True}
+        ours = {
+            "max_steps": 10,
+            "received_sigterm": False,
+            "fast_dev_run": False,
+            "is_global_zero": True,
+            "world_size": 1,
+        }
         state = SimpleNamespace(fn=TrainerFn.FITTING)
         module = SimpleNamespace(run_folder=folder)
         strategy = SimpleNamespace(barrier=lambda: None)
@@ -79,3 +85,15 @@ def test_only_a_stop_between_two_steps_is_saved(tmp_path, error, fn, written):
     trainer.global_step = 1
     callback.on_exception(trainer, None, error)
     assert trainer.written == written
+
+
+def test_several_ranks_answer_no_signal_with_a_checkpoint(tmp_path):
+    trainer, callback = Trainer(tmp_path, received_sigterm=True, world_size=2), LastCheckpoint(100)
+    callback.on_train_start(trainer, None)
+    trainer.global_step = 1
+    callback.on_train_batch_end(trainer, None)
+    callback.on_exception(trainer, None, SIGTERMException())
+    assert trainer.written == []
+    trainer.world_size = 1
+    callback.on_train_batch_end(trainer, None)
+    assert trainer.written == [1]

@@ -19,7 +19,7 @@ class Stage(pl.LightningModule):
 
 def trainer(precision="32-true"):
     return SimpleNamespace(
-        precision=precision, strategy=SimpleNamespace(root_device=torch.device("cpu")), global_rank=0
+        precision=precision, strategy=SimpleNamespace(root_device=torch.device("cpu")), global_rank=0, world_size=1
     )
 
 
