@@ -19,6 +19,8 @@ class ParticleParallelStrategy(DDPStrategy):
     The stage's particles must be the same on all ranks at the start (stages seed them).
     """
 
+    handed_out = -1  # the trainer's step at which all ranks last had everything
+
     def configure_ddp(self) -> None:
         """Leaves the stage as it is, and makes the groups of ranks that share a particle."""
         n, world = self.lightning_module.order.n, self.world_size
@@ -38,8 +40,11 @@ class ParticleParallelStrategy(DDPStrategy):
 
     @torch.no_grad()
     def hand_out(self) -> None:
-        """Brings every particle and its optimizer's state from its first rank to all others."""
+        """Brings every particle and its optimizer's state from its first rank to all others, once a step."""
         stage = self.lightning_module
+        if self.handed_out == stage.global_step:
+            return  # a checkpoint, a validation and the end of training often share a step
+        self.handed_out = stage.global_step
         for index in range(stage.order.n):
             tensors = stage.particle_tensors(index)
             owner = index % self.world_size

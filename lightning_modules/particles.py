@@ -5,11 +5,6 @@ import numpy as np
 from vsd.errors import InputError
 
 
-def owned(n: int, rank: int, world: int) -> list[int]:
-    """Which of n particles a rank moves; one of n and the number of ranks must be a multiple of the other."""
-    return [i for i in range(n) if i % world == rank % n]
-
-
 class RoundRobin:
     """m of n particles a step, shuffled anew every round, so that all particles make equally many steps.
 
@@ -33,7 +28,7 @@ class RoundRobin:
                 f"model.particles: {self.n} cannot be dealt out evenly to {world} devices; make one of the numbers a "
                 "multiple of the other"
             )
-        self.own = owned(self.n, rank, world)
+        self.own = [i for i in range(self.n) if i % world == rank % self.n]
         if self.m > len(self.own):
             raise InputError(
                 f"model.particles_per_step: {self.m} is more than the {len(self.own)} of {self.n} particles that each "

@@ -27,6 +27,7 @@ FEW_VIEWS = [
 GEOMETRY = [*FEW_VIEWS[:-1], "--model.resolution=12", "--model.start_size=32"]
 TEXTURE = [*FEW_VIEWS, "--model.texture_size=256", "--model.lr_decay=1"]
 UNSEEN = "--trainer.limit_test_batches=0"  # no turntable
+PATHS = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}  # of a process of its own that uses these callbacks
 
 
 def fit(*more: str, steps: int) -> Command:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_runs import LOOKS, NERF, ROOT, SMALL, UNSEEN, assert_same_end, at, fit, resume
+from small_runs import LOOKS, NERF, PATHS, SMALL, UNSEEN, assert_same_end, at, fit, resume
 
 from lightning_modules.checkpoints import FORMAT
 from lightning_modules.cli import run
@@ -61,7 +61,7 @@ def test_a_killed_run_resumes_bit_exact(whole, elsewhere):
     folder = elsewhere / "killed"
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *SMALL, "--trainer.max_steps=8"]
     command += ["--checkpoint.every=2", f"--trainer.default_root_dir={folder}", *at(5, signal.SIGKILL)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "SIGNALS": "yes"}
+    environment = os.environ | PATHS | {"SIGNALS": "yes"}
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 4

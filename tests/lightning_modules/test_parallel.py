@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import NERF, ROOT, TINY, UNSEEN, at, resume
+from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume
 
 from lightning_modules.cli import main
 from lightning_modules.run_folder import LAST
@@ -26,9 +26,8 @@ def fit_on(ranks: int, folder: Path, *more: str) -> list[dict]:
     command += ["--trainer.callbacks+=small_runs.Dump", f"--trainer.callbacks.step={STEPS - 1}"]
     command += [f"--trainer.callbacks.folder={folder}"]
     # One thread each: sums of several threads round differently.
-    path = f"{ROOT}:{Path(__file__).parent}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-    environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment |= PATHS | {"OMP_NUM_THREADS": "1"}
     made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert made.returncode == 0, made.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
@@ -117,7 +116,7 @@ def test_a_signal_to_one_rank_requeues_a_slurm_job_with_all_particles(tmp_path):
         port = str(free.getsockname()[1])
     slurm = {"JOB_ID": "77", "JOB_NAME": "dream", "NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0"}
     environment = os.environ | {f"SLURM_{key}": value for key, value in slurm.items()}
-    environment |= {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "SIGNALS": "yes", "OMP_NUM_THREADS": "1"}
+    environment |= PATHS | {"SIGNALS": "yes", "OMP_NUM_THREADS": "1"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     tasks = []
     for rank in "01":
