@@ -24,7 +24,7 @@ demo: $(READY)
 
 # Truth and samples of the prior for PROMPT, in runs/samples.png.
 samples: $(READY)
-	$(BIN)/python -m datamodules.toybox "$(PROMPT)" --prior toybox --out runs/samples.png
+	$(BIN)/python -m toybox "$(PROMPT)" --prior toybox --out runs/samples.png
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,10 +36,10 @@ prior: $(READY)
 	$(BIN)/vsd fit --config configs/toybox/prior.yaml
 	$(BIN)/vsd fit --config configs/toybox/prior.yaml --trainer.max_steps=1300 --model.lr=5e-4 --model.decay=1000 --model.t_power=1.4
 	$(BIN)/vsd fit --config configs/toybox/image_tower.yaml
-	$(BIN)/python -c "from lightning_modules.toybox import save_half; save_half('runs/prior', 'runs/prior-half')"
+	$(BIN)/python -c "from toybox.prior.training import save_half; save_half('runs/prior', 'runs/prior-half')"
 
 gates: $(READY)
-	$(BIN)/python -m benchmarks.toybox_gates
+	$(BIN)/python -m toybox.prior.gates
 
 clean:
 	rm -rf $(VENV) *.egg-info

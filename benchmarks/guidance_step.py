@@ -19,12 +19,11 @@ from peft import LoraConfig
 
 from benchmarks.timing import interleaved, row
 from benchmarks.untrained_sd import STABLE_DIFFUSION_2, untrained_stable_diffusion
-from vsd.prior import DiffusionPrior
+from vsd.prior import DiffusionPrior, load_pipeline
 from vsd.prompts import Prompts
 from vsd.score_distillation import ScoreDistillation, ScoreSettings, View
 from vsd.score_network import ATTENTION
 from vsd.timesteps import Timesteps
-from vsd.toybox.folder import load_pipeline
 from vsd.views import eight_sectors
 
 GOAL = 1.25

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from common.errors import InputError
 from scene.cameras import Orbit, look_at, turntable
-from vsd.errors import InputError
 
 Range = tuple[float, float]
 

@@ -1,6 +1,6 @@
 """The command `vsd`: LightningCLI with interpolation across files, run folders, and input errors in one line.
 
-A stage's run lies in a run folder (see lightning_modules.run_folder); other modules run as LightningCLI runs them.
+A stage's run lies in a run folder (see lightning_modules.run.folder); other modules run as LightningCLI runs them.
 """
 
 import logging
@@ -24,14 +24,15 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from lightning_modules.checkpoints import LastCheckpoint
+from common.errors import InputError
+from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
-from lightning_modules.progress import progress
-from lightning_modules.run_config import choose, give_identity, place
-from lightning_modules.run_folder import CONFIG, RunFolder
+from lightning_modules.run.checkpoints import LastCheckpoint
+from lightning_modules.run.config import choose, give_identity, place
+from lightning_modules.run.folder import CONFIG, RunFolder
+from lightning_modules.run.progress import progress
+from lightning_modules.run.stopping import Requeue, Stoppable
 from lightning_modules.stage import Stage
-from lightning_modules.stopping import Requeue, Stoppable
-from vsd.errors import InputError
 
 
 class OneLineParser(LightningArgumentParser):
@@ -61,9 +62,8 @@ class SaveConfig(SaveConfigCallback):
         elif stage == "fit" and trainer.is_global_zero:
             config = self.config.clone()
             config.trainer.default_root_dir = config.ckpt_path = None
-            part = Path(trainer.default_root_dir) / f"{CONFIG}.part"
-            self.parser.save(config, part, skip_none=False, overwrite=True, multifile=False)
-            part.replace(part.with_name(CONFIG))
+            with atomic_write(Path(trainer.default_root_dir) / CONFIG) as part:
+                self.parser.save(config, part, skip_none=False, overwrite=True, multifile=False)
             words = {key: value for key, value in config.as_dict().items() if key != "config"}  # the files it came from
             for logger in trainer.loggers:
                 logger.log_hyperparams(words)

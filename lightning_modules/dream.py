@@ -20,8 +20,8 @@ from time import monotonic
 
 import yaml
 
-from lightning_modules.run_folder import CONFIG, DREAM, LAST, PLACE, RunFolder
-from vsd.errors import InputError
+from common.errors import InputError
+from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder
 
 PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run

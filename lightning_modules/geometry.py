@@ -10,15 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.handover import first_surface, load_nerfs, solid_mesh
+from common.errors import InputError
+from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage
 from scene.cameras import pixel_rays
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
+from scene.solids import solid_mesh
 from scene.tetrahedra import DMTet
-from vsd.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,15 @@ A run is named by its folder, RUN, by a folder of `dream` (whose stage of that k
 
 from pathlib import Path
 
-from lightning_modules.checkpoints import read_checkpoint
+from common.errors import InputError
 from lightning_modules.nerf import FieldSettings, NerfParticle
-from lightning_modules.run_folder import DREAM, LAST
+from lightning_modules.run.checkpoints import read_checkpoint
+from lightning_modules.run.folder import DREAM, LAST
 from scene.cameras import Orbit
 from scene.iso_surface import NoSurface, Start, from_field
 from scene.mesh import Mesh
-from scene.solids import solidify
+from scene.solids import solid_mesh
 from scene.tetrahedra import DMTet
-from vsd.errors import InputError
-
-CRUMBS = 0.02  # components of a mesh with less than this share of its faces are left out
 
 
 def _load(run: str, key: str, stage: str, word: str, count: int) -> dict:
@@ -64,12 +62,3 @@ def first_surface(nerf: NerfParticle, index: int, resolution: int, orbit: Orbit,
         return from_field(nerf.field, nerf.renderer, resolution, orbit, size)
     except NoSurface as error:
         raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
-
-
-def solid_mesh(surface: DMTet) -> Mesh:
-    """The surface as a fixed mesh of solid bodies."""
-    copy = DMTet(surface.grid.resolution).to(surface.sdf.device)
-    copy.load_state_dict(surface.state_dict())
-    solidify(copy)
-    mesh = copy.extract()
-    return Mesh(mesh.vertices.detach(), mesh.faces).without_small_components(CRUMBS)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules.stage import Stage
+from vsd.prior import load_pipeline
 from vsd.score_distillation import View
-from vsd.toybox.folder import load_pipeline
 
 
 class ImageStage(Stage):

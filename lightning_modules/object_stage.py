@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.stage import Stage, contact_sheet
+from common.errors import InputError
+from lightning_modules.run.pictures import contact_sheet
+from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
-from vsd.errors import InputError
 from vsd.score_distillation import View
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
-from vsd.ranks import average
+from common.ranks import average
 
 
 class ParticleParallelStrategy(DDPStrategy):

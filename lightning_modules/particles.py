@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vsd.errors import InputError
+from common.errors import InputError
 
 
 class RoundRobin:

@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-import imageio.v3 as iio
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lightning_modules.checkpoints import mark, require_mark, require_weights
-from lightning_modules.loggers import show_picture, show_video
+from common.errors import InputError
+from common.randomness import generator
 from lightning_modules.particles import RoundRobin
-from vsd.errors import InputError
+from lightning_modules.run.checkpoints import mark, require_mark, require_weights
+from lightning_modules.run.loggers import show_picture, show_video
+from lightning_modules.run.pictures import save_picture, save_video
 from vsd.guidance import VSDGuidance
-from vsd.randomness import generator
 
 
 class Stage(pl.LightningModule):
@@ -65,31 +63,3 @@ class Stage(pl.LightningModule):
     def generator(self, *stream: int) -> torch.Generator:
         """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""
         return generator(self.device, self.seed, self.global_rank, self.global_step, *stream)
-
-
-def to_pixels(images: Tensor) -> np.ndarray:
-    """uint8 pixels of images (..., H, W, 3) in [0, 1]."""
-    return (images.detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
-
-
-def save_picture(images: Tensor, path: Path) -> None:
-    """Writes an image (H, W, 3) in [0, 1] as a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_pixels(images)).save(path)
-
-
-def contact_sheet(frames: list[Tensor], columns: int, views: int = 8) -> Tensor:
-    """Evenly spaced frames of a turn side by side, the first one first.
-
-    frames: each `columns` squares (S, columns S, 3) side by side; the sheet is (columns S, views S, 3), a row a column.
-    """
-    chosen = [frames[i * len(frames) // views] for i in range(min(views, len(frames)))]
-    return torch.cat([torch.cat(list(f.chunk(columns, 1))) for f in chosen], 1)
-
-
-def save_video(frames: Tensor, path: Path, fps: int = 30) -> None:
-    """Writes frames (T, H, W, 3) in [0, 1] as H.264; sides are cut to even numbers of pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])
-    pixels = to_pixels(frames[:, :height, :width])
-    iio.imwrite(path, pixels, fps=fps, codec="libx264", macro_block_size=2, plugin="FFMPEG")

@@ -7,7 +7,8 @@ them. When training ends, every particle is exported as mesh-particleN.glb, and 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.handover import first_surface, load_meshes, load_nerfs, solid_mesh
+from common.errors import InputError
+from lightning_modules.handover import first_surface, load_meshes, load_nerfs
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene.export import write_glb, write_obj
@@ -15,8 +16,8 @@ from scene.iso_surface import judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.rasterizer import RayCaster
+from scene.solids import solid_mesh
 from scene.texture import bake, unwrap
-from vsd.errors import InputError
 
 SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surface is judged before training
 

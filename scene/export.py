@@ -8,7 +8,6 @@ Material: metallic 0, roughness 1, single-sided. The renders know an albedo only
 lower roughness would add highlights that nobody optimised.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.obj import export_obj
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
+from common.files import atomic_write
+from common.pixels import to_uint8
 from scene.texture import Atlas
 
 
@@ -77,7 +78,7 @@ def _checked(path: str | Path, ending: str) -> Path:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray((image.detach().clamp(0, 1) * 255).round().byte().cpu().numpy())
+    return Image.fromarray(to_uint8(image).numpy())
 
 
 def _mesh(vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial) -> trimesh.Trimesh:
@@ -102,13 +103,8 @@ def _mesh(vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial
 
 def _write(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name and renames it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror}); free or name another place") from error

@@ -10,7 +10,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from scene.mesh import Mesh
 from scene.tetrahedra import DMTet, TetrahedralGrid
+
+FLOATERS = 0.02  # components of a mesh with less than this fraction of its faces are left out
 
 
 def grid_edges(resolution: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +64,12 @@ def solidify(surface: DMTet, fraction: float = 0.05) -> None:
     body = solid(surface.grid, inside, fraction)
     value = surface.sdf.abs().clamp(min=1e-3)
     surface.sdf.copy_(torch.where(body == inside, surface.sdf, torch.where(body, value, -value)))
+
+
+def solid_mesh(surface: DMTet) -> Mesh:
+    """The surface as a fixed mesh of solid bodies."""
+    copy = DMTet(surface.grid.resolution).to(surface.sdf.device)
+    copy.load_state_dict(surface.state_dict())
+    solidify(copy)
+    mesh = copy.extract()
+    return Mesh(mesh.vertices.detach(), mesh.faces).without_small_components(FLOATERS)

@@ -23,8 +23,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def untrained_prior(tmp_path_factory):
     """Folder of a toybox prior with random weights, at full size."""
-    from datamodules.toybox.captions import VOCABULARY
-    from vsd.toybox.architecture import untrained_pipeline
+    from toybox.prior.architecture import untrained_pipeline
+    from toybox.world.captions import VOCABULARY
 
     folder = tmp_path_factory.mktemp("prior") / "untrained"
     untrained_pipeline(VOCABULARY).save_pretrained(folder)

@@ -7,7 +7,6 @@ key's hash, whatever the prompt says, and one that does not read is made anew.
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
 import diffusers
@@ -16,8 +15,9 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vsd.cache import cache_folder
-from vsd.errors import InputError
+from common.cache import cache_folder
+from common.errors import InputError
+from common.files import atomic_write
 from vsd.prior import DiffusionPrior, Text
 
 VERSION = 1
@@ -117,7 +117,5 @@ def _read(file: Path) -> Text | None:
 
 def _write(file: Path, text: Text) -> None:
     tensors = {"states": text.states} | ({} if text.pooled is None else {"pooled": text.pooled})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.part")
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
-    temporary.replace(file)
+    with atomic_write(file) as temporary:
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)

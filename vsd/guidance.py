@@ -11,14 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from common.errors import InputError
+from common.ranks import average
 from vsd.embeddings import free_text_encoders
-from vsd.errors import InputError
-from vsd.prior import DiffusionPrior
+from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts
-from vsd.ranks import average
 from vsd.score_distillation import Kind, ScoreDistillation, ScoreSettings, View
 from vsd.timesteps import Timesteps
-from vsd.toybox.folder import TOYBOX
 from vsd.views import ViewSectors, eight_sectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

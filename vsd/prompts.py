@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from common.errors import InputError
 from vsd.embeddings import embed
-from vsd.errors import InputError
 from vsd.prior import DiffusionPrior, Text
 from vsd.views import ViewSectors
 

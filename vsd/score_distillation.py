@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vsd import distillation as gradients
+from common.errors import InputError
+from common.randomness import generator
+from vsd import gradients
 from vsd.embeddings import embed, free_text_encoders
-from vsd.errors import InputError
 from vsd.prior import DiffusionPrior, Text
 from vsd.prompts import Prompts, PromptTable
-from vsd.randomness import generator
 from vsd.score_network import ATTENTION, ScoreNetwork, load_score_base, matching_times
 from vsd.timesteps import Timesteps
 

@@ -17,9 +17,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vsd.distillation import v_of_eps
-from vsd.errors import InputError
+from common.errors import InputError
 from vsd.prior import DiffusionPrior, Text
+from vsd.schedule import v_of_eps
 
 ADAPTER = "phi"
 USE = "use the guidance.model and guidance.score's model, rank and targets that it was trained with"

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vsd.errors import InputError
+from common.errors import InputError
 
 
 @dataclass(frozen=True)

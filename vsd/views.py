@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vsd.errors import InputError
+from common.errors import InputError
 
 
 @dataclass(frozen=True)

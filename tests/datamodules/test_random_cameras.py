@@ -5,9 +5,9 @@ import pytest
 import torch
 import yaml
 
+from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, CameraStream, Milestone, RandomCameras
 from scene.cameras import look_at
-from vsd.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules.cli import Command, run
-from lightning_modules.run_folder import CONFIG, LAST
+from lightning_modules.run.folder import CONFIG, LAST
 
 ROOT = Path(__file__).parents[2]
 NERF = str(ROOT / "configs" / "toybox" / "nerf.yaml")

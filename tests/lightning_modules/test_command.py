@@ -10,9 +10,9 @@ import torch
 import yaml
 from small_runs import LOOKS, NERF, PATHS, SMALL, UNSEEN, assert_same_end, at, fit, resume
 
-from lightning_modules.checkpoints import FORMAT
 from lightning_modules.cli import run
-from lightning_modules.run_folder import CONFIG, LAST
+from lightning_modules.run.checkpoints import FORMAT
+from lightning_modules.run.folder import CONFIG, LAST
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from small_runs import NERF, SMALL
 
+from common.errors import InputError
 from lightning_modules.cli import fault, main
-from lightning_modules.run_folder import CONFIG, LAST
-from vsd.errors import InputError
+from lightning_modules.run.folder import CONFIG, LAST
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

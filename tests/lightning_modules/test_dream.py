@@ -9,7 +9,7 @@ import yaml
 from small_runs import GEOMETRY, TEXTURE, TINY
 
 from lightning_modules.dream import FINISHED, PRESETS, STAGES, Wish, config_of, main, options_of
-from lightning_modules.run_folder import CONFIG, DREAM, LAST
+from lightning_modules.run.folder import CONFIG, DREAM, LAST
 
 SHORT = {
     stage: [option for option in options if "particles" not in option] + ["--trainer.max_steps=2"]

@@ -9,7 +9,7 @@ from small_runs import GEOMETRY, ROOT, assert_same_end, fit_after, resume
 
 from lightning_modules.cli import main
 from lightning_modules.handover import load_meshes, load_nerfs
-from lightning_modules.run_folder import DREAM, LAST
+from lightning_modules.run.folder import DREAM, LAST
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.tetrahedra import DMTet
 

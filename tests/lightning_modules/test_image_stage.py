@@ -3,13 +3,13 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from lightning_modules.cli import main, quiet
 from lightning_modules.image import ImageStage
-from vsd.errors import InputError
 from vsd.guidance import VSDGuidance
+from vsd.prior import load_pipeline
 from vsd.score_distillation import ScoreSettings
 from vsd.timesteps import Timesteps
-from vsd.toybox.folder import load_pipeline
 
 SCORE = ScoreSettings(lr=1e-2, warmup=1)
 

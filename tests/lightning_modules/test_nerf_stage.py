@@ -4,10 +4,10 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
 from lightning_modules.cli import quiet
 from lightning_modules.nerf import FieldSettings, NerfStage, Regularisers
-from vsd.errors import InputError
 from vsd.guidance import VSDGuidance
 from vsd.score_distillation import ScoreSettings
 from vsd.timesteps import Timesteps

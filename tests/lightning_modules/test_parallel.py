@@ -12,7 +12,7 @@ import torch
 from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume
 
 from lightning_modules.cli import main
-from lightning_modules.run_folder import LAST
+from lightning_modules.run.folder import LAST
 
 STEPS = 3
 

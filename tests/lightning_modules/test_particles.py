@@ -1,7 +1,7 @@
 import pytest
 
+from common.errors import InputError
 from lightning_modules.particles import RoundRobin
-from vsd.errors import InputError
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (4, 1), (4, 4), (6, 2), (5, 2), (7, 3)])

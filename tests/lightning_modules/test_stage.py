@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.errors import InputError
 from lightning_modules.nerf import FieldSettings, NerfStage
-from lightning_modules.stage import contact_sheet
-from vsd.errors import InputError
+from lightning_modules.run.pictures import contact_sheet
 
 
 def test_the_contact_sheet_takes_even_steps_and_puts_columns_below_each_other():

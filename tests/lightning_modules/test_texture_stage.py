@@ -8,7 +8,7 @@ from small_runs import ROOT, TEXTURE, assert_same_end, fit_after, resume
 
 from lightning_modules.cli import main
 from lightning_modules.handover import load_meshes, load_nerfs
-from lightning_modules.run_folder import LAST
+from lightning_modules.run.folder import LAST
 from scene.export import to_file_axes
 from scene.mesh import Mesh
 

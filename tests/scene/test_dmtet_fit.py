@@ -8,13 +8,13 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from datamodules.toybox.objects import build, stack
-from datamodules.toybox.render import render
 from scene.cameras import Orbit, pixel_rays, turntable
 from scene.mesh import Mesh
 from scene.rasterizer import RayCaster, interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from toybox.world.objects import build, stack
+from toybox.world.render import render
 
 VIEWS, SIZE = 12, 40
 SEEN = turntable(8, elevation=25)  # from where the results are judged

@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.untrained_sd import TINY, untrained_stable_diffusion
-from datamodules.toybox.captions import VOCABULARY
+from common.errors import InputError
+from toybox.prior.architecture import untrained_pipeline
+from toybox.world.captions import VOCABULARY
 from vsd.embeddings import embed, encode, fingerprint, free_text_encoders
-from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
-from vsd.toybox.architecture import untrained_pipeline
 from vsd.views import eight_sectors
 
 PROMPTS = ["a red car", "a duck", ""]

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from vsd.errors import InputError
+from common.errors import InputError
 from vsd.guidance import VSDGuidance
 from vsd.score_distillation import ScoreSettings
 from vsd.timesteps import Timesteps

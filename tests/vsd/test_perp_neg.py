@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from datamodules.toybox.captions import VOCABULARY
-from vsd import distillation as gradients
-from vsd.errors import InputError
+from common.errors import InputError
+from toybox.prior.architecture import untrained_pipeline
+from toybox.world.captions import VOCABULARY
+from vsd import gradients
 from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
 from vsd.score_distillation import ScoreDistillation, View
 from vsd.timesteps import Timesteps
-from vsd.toybox.architecture import untrained_pipeline
 from vsd.views import Sector, ViewSectors, eight_sectors
 
 THREE = ViewSectors(

@@ -3,12 +3,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from datamodules.toybox.captions import VOCABULARY
+from common.errors import InputError
+from toybox.prior.architecture import PROMPT_TOKENS, untrained_pipeline, word_tokenizer
+from toybox.world.captions import VOCABULARY
 from vsd.embeddings import encode, free_text_encoders
-from vsd.errors import InputError
 from vsd.prior import REMOVED, DiffusionPrior, Text
 from vsd.prompts import Prompts, PromptTable
-from vsd.toybox.architecture import PROMPT_TOKENS, untrained_pipeline, word_tokenizer
 from vsd.views import eight_sectors
 
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from datamodules.toybox.captions import VOCABULARY
-from vsd.errors import InputError
+from common.errors import InputError
+from toybox.prior.architecture import untrained_pipeline
+from toybox.world.captions import VOCABULARY
 from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts
 from vsd.score_distillation import ScoreDistillation, ScoreSettings, View
 from vsd.timesteps import Timesteps
-from vsd.toybox.architecture import untrained_pipeline
 from vsd.views import eight_sectors
 
 VIEW = View(torch.eye(4).repeat(2, 1, 1), torch.tensor([0.0, 90.0]), torch.tensor([10.0, 10.0]))

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from benchmarks.untrained_sd import TINY, untrained_stable_diffusion
-from vsd.distillation import eps_of_v
+from common.errors import InputError
 from vsd.embeddings import encode
-from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
 from vsd.prompts import Prompts
+from vsd.schedule import eps_of_v
 from vsd.score_distillation import ScoreDistillation, ScoreSettings, View
 from vsd.score_network import matching_times
 from vsd.timesteps import Timesteps

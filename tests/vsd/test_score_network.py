@@ -2,12 +2,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from datamodules.toybox.captions import VOCABULARY
+from common.errors import InputError
+from toybox.prior.architecture import untrained_pipeline
+from toybox.world.captions import VOCABULARY
 from vsd.embeddings import encode
-from vsd.errors import InputError
 from vsd.prior import DiffusionPrior
 from vsd.score_network import ScoreNetwork
-from vsd.toybox.architecture import untrained_pipeline
 
 CAMERAS = torch.eye(4).repeat(2, 1, 1) + torch.arange(2)[:, None, None]
 SEEN, HIDDEN = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)

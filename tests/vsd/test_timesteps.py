@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vsd.errors import InputError
+from common.errors import InputError
 from vsd.timesteps import Timesteps
 
 

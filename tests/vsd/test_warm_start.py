@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from common.errors import InputError
 from tests.vsd.test_score_distillation import VIEW, draw, make
-from vsd.errors import InputError
 from vsd.score_distillation import ScoreSettings
 
 

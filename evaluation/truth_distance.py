@@ -1,0 +1,95 @@
+"""How far renders of an object are from the true objects of its prompt, without any alignment.
+
+A look at an object is the pictures that the eight cameras of `cameras()` take of it over white: the front first, then
+a turn in steps of 45 degrees at elevation 15. A distance between two looks is the mean absolute difference of the
+pixels that belong to either object.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from common.cache import cache_folder
+from common.files import atomic_write
+from common.pixels import to_uint8
+from scene.cameras import Orbit, turntable
+from toybox.world.objects import OBJECTS, build, stack
+from toybox.world.render import render
+from toybox.world.renders import VERSION
+
+VIEWS = 8
+INSTANCES = 16  # true instances that the nearest is looked for among
+WRONG = 2  # instances of each wrong object
+TRUTH_SEED = 30_000_000  # instances that neither the prior nor the gates have seen
+
+
+@dataclass
+class Look:
+    """Pictures (..., V, H, W, 3) in [0, 1] over white, and masks (..., V, H, W) of the object."""
+
+    rgb: Tensor
+    mask: Tensor
+
+
+def cameras(distance: float, fovy: float) -> Orbit:
+    """The eight cameras of a look; fovy in degrees."""
+    return turntable(VIEWS, elevation=15.0, distance=distance, fovy=fovy)
+
+
+@cache
+def true_looks(name: str, colour: str, count: int, first: int, distance: float, fovy: float, size: int) -> Look:
+    """Looks at `count` true instances, (count, V, ...), from the cache folder or rendered and put there."""
+    stem = f"{colour}-{name}-{first}-{count}-{distance:g}-{fovy:g}-{size}px".replace(" ", "-")
+    path = cache_folder() / f"looks-v{VERSION}" / f"{stem}.safetensors"
+    if not path.exists():
+        look = _render_looks(name, colour, count, first, distance, fovy, size)
+        with atomic_write(path) as temporary:
+            save_file({"rgb": to_uint8(look.rgb), "mask": look.mask}, temporary)
+    tensors = load_file(path)
+    return Look(tensors["rgb"].float() / 255, tensors["mask"])
+
+
+def _render_looks(name: str, colour: str, count: int, first: int, distance: float, fovy: float, size: int) -> Look:
+    rgb, mask = [], []
+    for i in range(count):
+        solids = stack([build(name, colour, TRUTH_SEED + first + i)] * VIEWS)
+        made = render(solids, cameras(distance, fovy), size)
+        rgb.append(made.over(torch.ones(3)))
+        mask.append(made.alpha[..., 0] > 0.5)
+    return Look(torch.stack(rgb), torch.stack(mask))
+
+
+def nearest(look: Look, truth: Look) -> tuple[float, int]:
+    """Distance from one look (V, ...) to the nearest of several (N, V, ...), and which that is."""
+    either = (look.mask | truth.mask).float()
+    difference = (look.rgb - truth.rgb).abs().mean(-1) * either
+    distance = difference.sum((1, 2, 3)) / either.sum((1, 2, 3)).clamp(min=1)
+    return float(distance.min()), int(distance.argmin())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The mean distances to a prompt's true instances of other true ones (1) and of wrong objects (0)."""
+
+    real: float
+    wrong: float
+
+    def score(self, distance: float) -> float:
+        """(wrong - distance) / (wrong - real): 1 is a true instance, 0 another object of the same colour."""
+        return (self.wrong - distance) / (self.wrong - self.real)
+
+
+@cache
+def scale(name: str, colour: str, distance: float, fovy: float, size: int) -> Scale:
+    """The scale of a prompt: 16 further true instances, and two instances of each other object in its colour."""
+    where = (distance, fovy, size)
+    truth = true_looks(name, colour, INSTANCES, 0, *where)
+
+    def mean(looks: Look) -> float:
+        return sum(nearest(Look(*pair), truth)[0] for pair in zip(looks.rgb, looks.mask, strict=True)) / len(looks.rgb)
+
+    others = [mean(true_looks(n, colour, WRONG, 0, *where)) for n in OBJECTS if n != name]
+    return Scale(mean(true_looks(name, colour, INSTANCES, INSTANCES, *where)), sum(others) / len(others))

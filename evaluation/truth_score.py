@@ -1,0 +1,181 @@
+"""How near to the truth is what the toybox preset makes? python -m evaluation.truth_score --prompt "a red car"
+
+Trains the preset on each prompt with several seeds, renders the result from eight cameras and compares it with true
+instances (see evaluation.truth_distance): score 1 is a true instance, 0 another object of the same colour. Prints a
+row a prompt and last the smallest mean score; writes truth_score.png, in rows the nearest true instance and the
+results of all seeds, in columns the cameras, the front first. With --stage the stages after the NeRF run too, and each
+has a row of its own.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from common.errors import InputError
+from datamodules.random_cameras import RandomCameras
+from evaluation.truth_distance import INSTANCES, Look, cameras, nearest, scale, true_looks
+from lightning_modules.cli import Command, run
+from lightning_modules.dream import STAGES, handed_on
+from lightning_modules.nerf import NerfStage
+from lightning_modules.object_stage import ObjectStage
+from lightning_modules.run.pictures import save_picture
+from toybox.world.captions import parse_prompt
+
+CONFIG = "configs/toybox/nerf.yaml"
+PIXELS = 64  # of a look's side
+GUIDANCE = "--trainer.callbacks.init_args."
+CALIBRATION = (20, 80)  # steps of the two presets, squeezed to them, whose times tell that of a step
+
+
+def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
+    """The options of a stage's run that is watched by nobody."""
+    return [
+        *("fit", "--config", config, "--prompt", prompt, "--seed_everything", str(seed)),
+        *(f"--model.seed={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"),
+        *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0"),
+        "--trainer.enable_model_summary=false",
+    ]
+
+
+def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None, folder: Path) -> Command:
+    """One run of the preset; returns the command with its model and data."""
+    length = [] if steps is None else squeezed(arguments.config, steps)
+    kept = "--checkpoint.every=1000000"  # at the end alone
+    return run([*options(arguments.config, prompt, seed, folder), kept, *arguments.overrides, *length])
+
+
+def squeezed(config: str, steps: int) -> list[str]:
+    """The options that squeeze or stretch a NeRF preset with all its schedules to a number of steps."""
+    preset = OmegaConf.load(config)
+    factor = steps / preset.trainer.max_steps
+    milestones = [{**m, "step": round(factor * m.step)} for m in preset.data.init_args.milestones]
+    warm_start = preset.trainer.callbacks[0].init_args.score.warm_start
+    return [
+        *(f"--trainer.max_steps={steps}", f"{GUIDANCE}timesteps.steps={steps}"),
+        *(f"{GUIDANCE}score.warm_start={round(factor * warm_start)}", f"--data.milestones={json.dumps(milestones)}"),
+    ]
+
+
+def go_on(stage: str, prompt: str, seed: int, folder: Path) -> Command:
+    """One run of a stage's preset after those before it in the same folder."""
+    config = str(Path(CONFIG).with_name(f"{stage}.yaml"))
+    return run([*options(config, prompt, seed, folder / stage), *handed_on(stage, folder)])
+
+
+@torch.no_grad()
+def look_at_particle(stage: ObjectStage, index: int, distance: float, fovy: float, size: int) -> Look:
+    """A look (V, ...) at a particle."""
+    orbit = cameras(distance, fovy)
+    stage.eval()
+    batch = {"camera_to_world": orbit.camera_to_world(), "fovy": orbit.fovy, "resolution": size}
+    shape = (len(orbit), size, size)
+    if isinstance(stage, NerfStage):
+        out, _ = stage.render(stage.particles[index], batch)
+        colour, opacity = out.rgb, out.opacity
+    else:
+        out = stage.render(index, batch)
+        colour, opacity = out.colour, out.coverage
+    return Look((colour + 1 - opacity).view(*shape, 3), (opacity > 0.5).view(shape))
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompt", action="append", required=True, help="such as 'a red car'; may be given often")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--guidance", choices=("vsd", "sds"), help="by default the preset's")
+    parser.add_argument("--scale", type=float, help="of classifier-free guidance, by default the preset's")
+    parser.add_argument("--minutes", type=float, help="squeeze or stretch the preset, schedules and all, to this time")
+    parser.add_argument("--stage", choices=STAGES, default="nerf", help="the last one to run (default: %(default)s)")
+    parser.add_argument("--config", default=CONFIG, help="of the NeRF stage (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/truth_score"))
+    arguments, arguments.overrides = parser.parse_known_args(args)
+    if arguments.guidance:
+        arguments.overrides.append(f"{GUIDANCE}kind={arguments.guidance}")
+    if arguments.scale is not None:
+        arguments.overrides.append(f"{GUIDANCE}scale={arguments.scale:g}")
+    try:
+        smallest = measure(arguments)
+    except InputError as error:
+        print(f"truth_score: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"min score {smallest:.2f}")
+
+
+def measure(arguments: argparse.Namespace) -> float:
+    """Runs everything, prints a row a prompt and stage, and returns the smallest mean score of the last stage."""
+    words = {prompt: parse_prompt(prompt)[:2] for prompt in arguments.prompt}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(f"{'prompt':<30}{'mean':>6}{'min':>7}{'max':>7}{'L1':>7}{'real':>7}{'wrong':>7}{'steps':>7}{'seconds':>9}")
+    stages = STAGES[: STAGES.index(arguments.stage) + 1]
+    least, pictures = [], []
+    for prompt, (name, colour) in words.items():
+        results = {stage: [] for stage in stages}
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            folder = arguments.out / "runs" / f"{colour}-{name}-{seed}".replace(" ", "-")
+            shutil.rmtree(folder, ignore_errors=True)
+            steps = steps_in(arguments, prompt, folder) if arguments.minutes else None
+            for stage in stages:
+                start = time.perf_counter()
+                if stage == "nerf":
+                    command = fit(arguments, prompt, seed, steps, folder / stage)
+                else:
+                    command = go_on(stage, prompt, seed, folder)
+                seconds = time.perf_counter() - start
+                where = look_cameras(command.datamodule)
+                look = look_at_particle(command.model, 0, *where)
+                truth = true_looks(name, colour, INSTANCES, 0, *where)
+                distance, which = nearest(look, truth)
+                score = scale(name, colour, *where).score(distance)
+                results[stage].append((score, distance, seconds, command.trainer.global_step))
+                if stage == stages[0] and seed == arguments.first_seed:
+                    pictures.append(truth.rgb[which])
+                pictures.append(look.rgb)
+                record = {"prompt": prompt, "stage": stage, "seed": seed, "score": score, "l1": distance}
+                with open(arguments.out / "scores.jsonl", "a") as file:
+                    file.write(json.dumps(record | {"seconds": seconds, "overrides": arguments.overrides}) + "\n")
+        ends = scale(name, colour, *where)
+        for stage, rows in results.items():
+            scores, distances, times, made = zip(*rows, strict=True)
+            print(
+                f"{f'{prompt}, {stage}':<30}{mean(scores):>6.2f}{min(scores):>7.2f}{max(scores):>7.2f}"
+                f"{mean(distances):>7.3f}{ends.real:>7.3f}{ends.wrong:>7.3f}{made[-1]:>7}{mean(times):>9.0f}",
+                flush=True,
+            )
+        least.append(mean(scores))
+        save_picture(strips(pictures), arguments.out / "truth_score.png")
+    return min(least)
+
+
+def look_cameras(data: RandomCameras) -> tuple[float, float, int]:
+    """Distance, field of view and pixels of the cameras of a look: the preset's, at the world's resolution."""
+    return data.eval_distance, data.eval_fovy, PIXELS
+
+
+def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
+    """How many steps of the preset, squeezed or stretched to them, fit into the given minutes, from two short runs."""
+    first, last = CALIBRATION
+    times = []
+    for steps in CALIBRATION:
+        start = time.perf_counter()
+        fit(arguments, prompt, 0, steps, folder / f"calibration-{steps}")
+        times.append(time.perf_counter() - start)
+    step = (times[1] - times[0]) / (last - first)
+    return max(1, int((60 * arguments.minutes - (times[0] - first * step)) / step))
+
+
+def strips(rows: list[Tensor]) -> Tensor:
+    """Looks (V, H, W, 3) as rows of one picture (R H, V W, 3)."""
+    return torch.cat([torch.cat(list(row), 1) for row in rows])
+
+
+if __name__ == "__main__":
+    main()

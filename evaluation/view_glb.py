@@ -1,0 +1,155 @@
+"""Pictures of GLB files by a program that is not ours: three.js in a headless Chromium.
+
+python -m evaluation.view_glb car.glb [more.glb ...] --three node_modules/three [--out view.png]
+
+A turn of eight views per file, azimuth 0 (the front) first: one row shows the texture's colours as they are, one row
+the mesh in a white light. `npm install three` makes the folder; Chromium and three.js are needed for nothing else.
+"""
+
+import argparse
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from common.errors import InputError
+from scene.cameras import turntable
+from scene.export import to_file_axes
+
+COLUMNS = 8
+SECONDS = 120
+
+# An ambient light of intensity pi shows the albedo itself: three.js divides by pi in its diffuse reflection.
+PAGE = """<!doctype html><script type="importmap">
+{"imports": {"three": "/build/three.module.js", "three/": "/"}}</script>
+<script type="module">
+import * as THREE from "three";
+import { GLTFLoader } from "three/examples/jsm/loaders/GLTFLoader.js";
+const { files, cameras, fovy, size } = SETTINGS;
+const answer = (kind, body) => fetch("/" + kind, { method: "POST", body });
+try {
+  const renderer = new THREE.WebGLRenderer({ antialias: true, preserveDrawingBuffer: true });
+  renderer.setSize(size * cameras.length, 2 * size * files.length);
+  renderer.setScissorTest(true);
+  for (const [i, file] of files.entries()) {
+    const { scene } = await new GLTFLoader().loadAsync(file);
+    for (const lit of [0, 1]) {
+      const world = new THREE.Scene();
+      world.background = new THREE.Color(0xffffff);
+      world.add(scene, new THREE.AmbientLight(0xffffff, lit ? 1 : Math.PI));
+      const sun = new THREE.DirectionalLight(0xffffff, lit ? 2.5 : 0);
+      sun.position.set(1, 2, 1.5);
+      world.add(sun);
+      for (const [k, position] of cameras.entries()) {
+        const camera = new THREE.PerspectiveCamera(fovy, 1, 0.1, 100);
+        camera.position.set(...position);
+        camera.lookAt(0, 0, 0);
+        const box = [k * size, (2 * (files.length - i) - 1 - lit) * size, size, size];
+        renderer.setViewport(...box);
+        renderer.setScissor(...box);
+        renderer.render(world, camera);
+      }
+    }
+  }
+  renderer.domElement.toBlob((picture) => answer("picture", picture));
+} catch (error) { answer("error", String(error)); }
+</script>"""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves the page, the GLB files and three.js' folder, and takes the page's answer."""
+
+    def __init__(self, *args, page: bytes, files: list[Path], answers: queue.Queue, **kwargs):
+        self.page, self.files, self.answers = page, files, answers
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        if name and not re.fullmatch(r"\d+\.glb", name):
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "model/gltf-binary" if name else "text/html")
+        self.end_headers()
+        self.wfile.write(self.files[int(name[:-4])].read_bytes() if name else self.page)
+
+    def do_POST(self) -> None:
+        self.answers.put((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+def page(count: int, size: int) -> bytes:
+    """The page that draws `count` files, views of size x size pixels."""
+    cameras = turntable(COLUMNS)
+    settings = {
+        "files": [f"{i}.glb" for i in range(count)],
+        "cameras": to_file_axes(cameras.positions().numpy()).tolist(),
+        "fovy": float(cameras.fovy[0]),
+        "size": size,
+    }
+    return PAGE.replace("SETTINGS", json.dumps(settings)).encode()
+
+
+def draw(files: list[Path], three: Path, browser: str, size: int) -> bytes:
+    """The picture as PNG; InputError when a file or a program is missing, or does not do its part."""
+    if not (three / "build" / "three.module.js").is_file():
+        raise InputError(f"--three {three}: three.js is not there; 'npm install three' makes node_modules/three")
+    if shutil.which(browser) is None:
+        raise InputError(f"--browser {browser}: no such program; install Chromium or name another")
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: no such file")
+    answers: queue.Queue = queue.Queue()
+    handler = partial(Handler, page=page(len(files), size), files=files, answers=answers, directory=str(three))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, tempfile.TemporaryDirectory() as profile:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = ["--headless", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", f"--user-data-dir={profile}"]
+        if os.geteuid() == 0:
+            flags.append("--no-sandbox")  # Chromium's sandbox does not run as root
+        address = f"http://127.0.0.1:{server.server_port}/"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([browser, *flags, address], **quiet) as process:
+            try:
+                kind, answer = answers.get(timeout=SECONDS)
+            except queue.Empty:
+                raise InputError(f"--browser {browser}: no picture after {SECONDS} seconds") from None
+            finally:
+                process.terminate()
+                server.shutdown()
+    if kind == "/error":
+        raise InputError(f"--browser {browser}: no picture; {answer.decode()}")
+    return answer
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="GLB files")
+    parser.add_argument("--three", type=Path, required=True, help="three.js' folder, node_modules/three")
+    parser.add_argument("--browser", default="chromium", help="Chromium's command (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="pixels of a view's side (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("view.png"), help="picture to write (default: %(default)s)")
+    options = parser.parse_args(args)
+    try:
+        picture = draw(options.files, options.three, options.browser, options.size)
+    except InputError as error:
+        print(f"view_glb: {error}", file=sys.stderr)
+        sys.exit(2)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_bytes(picture)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

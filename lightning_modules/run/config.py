@@ -1,0 +1,112 @@
+"""A stage's configuration and its run folder: which folder, from which checkpoint, and what is written into it."""
+
+import os
+import secrets
+from pathlib import Path
+
+import yaml
+from jsonargparse import Namespace
+
+from common.errors import InputError
+from lightning_modules.run.checkpoints import read_checkpoint
+from lightning_modules.run.folder import CONFIG, LAST, RunFolder, checkpoints, requeued
+
+METRICS = "lightning_modules.run.loggers.MetricsFile"
+
+
+def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
+    """The run folder of a subcommand's configuration, and the checkpoint to start from, None for the start.
+
+    trainer.default_root_dir names the folder. Without it, `ckpt_path: last` means the run in whose folder the
+    configuration file lies, RUN/config.yaml; `ckpt_path: RUN/checkpoints/last.ckpt` means RUN; a run from the start
+    gets a fresh folder. InputError where no run is meant, where the checkpoint does not fit, and where a run from the
+    start would go into the folder of another.
+    """
+    given, word = config.trainer.default_root_dir, config.get("ckpt_path")
+    path = None if given is None else Path(given)
+    records = [Path(file.absolute) for file in config.get("config") or [] if Path(file.absolute).name == CONFIG]
+    checkpoint = None
+    if word == "last":
+        if path is None and len(records) != 1:
+            raise InputError(
+                "ckpt_path: 'last' of which run? Say --config RUN/config.yaml or --trainer.default_root_dir RUN"
+            )
+        path = path or records[0].parent
+        checkpoint = path / LAST
+        if not checkpoint.exists() and (path / CONFIG).exists():
+            checkpoint = None  # stopped before the first one: there is nothing to lose
+    elif word is not None:
+        checkpoint = Path(word).expanduser().absolute()
+        if path is None and (checkpoint.parents[1] / CONFIG).exists():
+            path = checkpoint.parents[1]
+    elif not fit:
+        raise InputError("ckpt_path: it is missing; name a checkpoint, or say 'last' with --config RUN/config.yaml")
+    folder = RunFolder(path, config.get("prompt"))
+    if word is None and requeued():
+        checkpoint = max(checkpoints(folder.path), key=os.path.getmtime, default=None)
+    elif fit and checkpoint is None and not folder.fresh and checkpoints(folder.path):
+        raise InputError(
+            f"trainer.default_root_dir: {folder.path} holds a run; resume it with --ckpt_path last, or name another"
+        )
+    for record in {*records, *([folder.path / CONFIG] if checkpoint else [])}:
+        _require_record(record, config)
+    if checkpoint is not None:
+        read_checkpoint(checkpoint, config.model.class_path.rpartition(".")[2])
+    return folder, checkpoint
+
+
+def _require_record(record: Path, config: Namespace) -> None:
+    """InputError where the configuration has another prompt or seed than the record of a run, which repeats both."""
+    made = yaml.safe_load(record.read_text()) if record.exists() else {}
+    for key in ("prompt", "seed_everything"):
+        if key in made and made[key] != config.get(key):
+            raise InputError(
+                f"{key}: {record} is of a run with {made[key]!r} and repeats that below; keep it, or start anew from "
+                "the file that the run was started with"
+            )
+
+
+def place(config: Namespace, folder: Path, checkpoint: Path | None) -> Namespace:
+    """A copy of the configuration that writes into the run folder and starts from the checkpoint.
+
+    Relative save_dir of loggers and dirpath of callbacks lie below the folder; without a logger, metrics go to a file.
+    """
+    config = config.clone()
+    trainer = config.trainer
+    trainer.default_root_dir = str(folder)
+    if trainer.logger is None or trainer.logger is True:
+        trainer.logger = Namespace(class_path=METRICS, init_args=Namespace(save_dir="."))
+    for part in _parts(trainer.logger) + _parts(trainer.callbacks):
+        arguments = part.get("init_args", Namespace())
+        for key, default in (("save_dir", "."), ("dirpath", LAST.parent)):
+            if key in arguments:
+                arguments[key] = str(folder / (arguments[key] or default))
+    config.ckpt_path = None if checkpoint is None else str(checkpoint)
+    return config
+
+
+def give_identity(config: Namespace, folder: Path) -> None:
+    """Gives a WandbLogger without one the id of this run's record at wandb, which config.yaml keeps."""
+    unnamed = [
+        part.init_args
+        for part in _parts(config.trainer.logger)
+        if _is_wandb(part.class_path) and part.init_args.id is None and part.init_args.version is None
+    ]
+    record = folder / CONFIG
+    before = yaml.safe_load(record.read_text())["trainer"]["logger"] if unnamed and record.exists() else None
+    ids = [part["init_args"].get("id") for part in _as_list(before) if _is_wandb(part["class_path"])]
+    for arguments in unnamed:
+        arguments.id = next(filter(None, ids), secrets.token_hex(4))
+
+
+def _as_list(value) -> list:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _parts(value) -> list[Namespace]:
+    """Loggers or callbacks of a configuration; True and False are none."""
+    return [part for part in _as_list(value) if isinstance(part, Namespace)]
+
+
+def _is_wandb(class_path: str) -> bool:
+    return class_path.rpartition(".")[2] == "WandbLogger"

@@ -1,0 +1,90 @@
+"""The run folder: one folder a run, in which everything lies that the run writes.
+
+runs/NAME/STAMP/ with NAME made from the prompt, or the folder that trainer.default_root_dir names. In it are
+config.yaml, checkpoints/last.ckpt, metrics.csv, pictures and videos. A run that is resumed goes on in its folder.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import unicodedata
+from datetime import datetime
+from pathlib import Path
+
+from common.errors import InputError
+
+CONFIG = "config.yaml"
+LAST = Path("checkpoints") / "last.ckpt"
+DREAM = "dream.yaml"  # beside the folders of the stages that `dream` runs
+PLACE = "VSD_PLACE"  # in the environment of a stage that `dream` runs: which of its stages it is, for the progress
+
+
+def name_of(prompt: str | None) -> str:
+    """A folder name for a prompt: at most 40 characters of a-z, 0-9 and "-", never empty."""
+    letters = unicodedata.normalize("NFKD", prompt or "").encode("ascii", "ignore").decode().lower()
+    return re.sub("[^a-z0-9]+", "-", letters).strip("-")[:40].strip("-") or "unnamed"
+
+
+def requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run folder, those that Lightning writes when SLURM ends a job included."""
+    return [*(folder / LAST.parent).glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]
+
+
+class RunFolder:
+    """Where a run goes. path: absolute; key: the option that names it, for errors.
+
+    Without a path it is fresh: runs/NAME/STAMP below the working directory, where the stamp is the time, or under
+    SLURM the job, which finds its folder again when it is requeued.
+    """
+
+    def __init__(self, path: Path | None, prompt: str | None, key: str = "trainer.default_root_dir"):
+        job = os.environ.get("SLURM_JOB_ID")
+        stamp = f"job-{job}" if job else f"{datetime.now():%Y%m%d-%H%M%S}"
+        self.fresh = path is None
+        self.path = Path("runs").absolute() / name_of(prompt) / stamp if path is None else path.expanduser().absolute()
+        self.key = key
+        self._made: list[Path] | None = None  # folders to remove should the run come to nothing
+
+    def reserve(self) -> None:
+        """Makes the folder; a fresh one gets a number where another run has the name."""
+        stem, number = self.path.name, 1
+        shared = not self.fresh or requeued()
+        while True:
+            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=shared)
+                break
+            except OSError as error:
+                if shared or not isinstance(error, FileExistsError):
+                    raise InputError(
+                        f"{self.key}: {self.path} cannot be made ({error.strerror}); name another folder"
+                    ) from error
+            number += 1
+            self.path = self.path.with_name(f"{stem}-{number}")
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise InputError(f"{self.key}: {self.path} is not writable; name another folder")
+        if not any(self.path.iterdir()):
+            self._made = missing
+
+    def discard(self) -> None:
+        """Undoes `reserve` and removes what was written since, for a run that ended before it trained."""
+        if self._made is None:
+            return
+        for part in self.path.iterdir():
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink()
+        for folder in self._made:
+            if not any(folder.iterdir()):  # other runs may be there by now
+                folder.rmdir()
+
+
+def resume_command(folder: Path) -> str:
+    """What resumes the run in the folder."""
+    if (folder.parent / DREAM).exists():
+        return f"dream --resume {shlex.quote(os.path.relpath(folder.parent))}"
+    return f"vsd fit --config {shlex.quote(os.path.relpath(folder / CONFIG))} --ckpt_path last"

@@ -1,0 +1,84 @@
+"""Where numbers, pictures and videos of a run are shown: metrics.csv, and the loggers that can show them."""
+
+import csv
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from common.files import atomic_write
+
+
+class MetricsFile(Logger):
+    """Appends metrics to metrics.csv in `save_dir`, a row a call, with the trainer's step as a column.
+
+    A resumed run goes on in its file: the first row drops those of later steps, which are made again. (Lightning's
+    CSVLogger deletes the file of a run that it finds, or starts another beside it.)
+    """
+
+    def __init__(self, save_dir: str = "."):
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration lies beside the file, in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = {"step": step} | {name: float(value) for name, value in metrics.items()}
+        if not self.columns or not row.keys() <= set(self.columns):
+            rows = self._rows()
+            if not self.columns:
+                rows = [r for r in rows if step is None or int(r["step"]) < step]
+            self.columns = list(dict.fromkeys([*(rows[0] if rows else ()), *self.columns, *row]))
+            self._write(rows, "w", header=True)
+        self._write([row], "a")
+
+    def _rows(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="") as file:
+            # A kill can leave half a line.
+            return [row for row in csv.DictReader(file) if None not in row.values() and row.get("step", "").isdigit()]
+
+    def _write(self, rows: list[dict], mode: str, header: bool = False) -> None:
+        whole = mode == "w"
+        with atomic_write(self.path) if whole else nullcontext(self.path) as path, open(path, mode, newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            if header:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def show_picture(loggers: list[Logger], key: str, path: Path, step: int) -> None:
+    """Shows a picture file in the loggers that show pictures."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [str(path)], step)
+        elif isinstance(logger, TensorBoardLogger):
+            with Image.open(path) as picture:
+                logger.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+
+def show_video(loggers: list[Logger], key: str, path: Path, step: int) -> None:
+    """Shows a video file in the loggers that show video files."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_video(key, [str(path)], step, format=["mp4"])

@@ -1,0 +1,49 @@
+import pytest
+import yaml
+from small_runs import ROOT, fit, resume
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_modules.run.folder import CONFIG
+
+SHORT = ("--trainer.val_check_interval=2", "--model.particles=1", "--prompt=a blue duck")
+
+
+def shown(logger):
+    return f"--config={ROOT / 'configs' / 'loggers' / logger}.yaml"
+
+
+def test_wandb_gets_pictures_video_and_configuration_and_keeps_its_id_over_a_resume(elsewhere, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "0123456789" * 4)
+    fit(shown("wandb"), *SHORT, steps=2)
+    (folder,) = (elsewhere / "runs" / "a-blue-duck").iterdir()
+    identity = yaml.safe_load((folder / CONFIG).read_text())["trainer"]["logger"][0]["init_args"]["id"]
+    resume(folder, "--trainer.max_steps=3")
+    first, second = sorted((folder / "wandb").glob("offline-run-*"))
+    assert first.name.endswith(identity) and second.name.endswith(identity)
+    media = {path.relative_to(first / "files" / "media").parts[:2] for path in (first / "files" / "media").rglob("*.*")}
+    assert media == {("images", "validation"), ("images", "contact"), ("videos", "turntable")}
+    (record,) = first.glob("*.wandb")
+    assert b"random_background" in record.read_bytes() and b"a blue duck" in record.read_bytes()
+    assert (folder / "metrics.csv").exists()
+    for path in elsewhere.rglob("*"):
+        assert path.is_dir() or b"0123456789" * 4 not in path.read_bytes(), f"{path} holds a secret"
+
+
+def test_tensorboard_gets_numbers_and_pictures(elsewhere):
+    fit(shown("tensorboard"), *SHORT, steps=2)
+    (folder,) = (elsewhere / "runs" / "a-blue-duck").iterdir()
+    resume(folder, "--trainer.max_steps=4")
+    log = EventAccumulator(str(folder / "tensorboard"))
+    log.Reload()
+    assert [event.step for event in log.Scalars("train/guidance")] == [0, 1, 2, 3]
+    assert [event.step for event in log.Images("validation/particle0")] == [2, 4]
+    assert log.Images("contact/particle0") and (folder / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("logger", ["csv", "none"])
+def test_metrics_go_to_a_file_with_and_without_its_configuration(elsewhere, logger):
+    fit(*([shown("csv")] if logger == "csv" else []), f"--trainer.default_root_dir={elsewhere}", *SHORT, steps=2)
+    steps = [line.split(",")[0] for line in (elsewhere / "metrics.csv").read_text().splitlines()]
+    assert steps == ["step", "0", "1"]

@@ -1,0 +1,75 @@
+"""A toybox prompt as a picture: python -m toybox "a red car" [--prior toybox] [--out car.png]
+
+Rows of true renders, each of another instance: a turntable of eight views, or eight cameras of the prompt's view.
+With --prior one more row shows samples of that diffusion prior for the same views.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.errors import InputError
+from common.pixels import to_uint8
+from scene.cameras import Orbit, turntable
+from toybox.world.captions import EITHER_SIDE, SIDES, VIEWS, caption, parse_prompt
+from toybox.world.objects import build, stack
+from toybox.world.render import render
+from toybox.world.renders import CameraRanges
+from vsd.prior import load_pipeline
+
+COLUMNS = 8
+SIZE = 128
+
+
+def cameras_of(view: str | None, seed: int) -> Orbit:
+    """Eight cameras that see the given view words, or one turn for None."""
+    if view is None:
+        return turntable(COLUMNS, distance=2.3)
+    drawn = CameraRanges().sample(4000, np.random.default_rng(seed))
+    words = [VIEWS.words[i] for i in VIEWS.index(drawn.azimuth, drawn.elevation)]
+    fitting = [i for i, w in enumerate(words) if w == view or (view == EITHER_SIDE and w in SIDES)]
+    return drawn[torch.tensor(fitting[:COLUMNS])]
+
+
+def samples_of(prior: str, words: list[str], size: int) -> torch.Tensor:
+    """Samples (B, size, size, 3) in [0, 1] of a prior folder, or of the shipped prior for "toybox"."""
+    pipeline = load_pipeline(prior)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images = pipeline(words, guidance_scale=3.0, num_inference_steps=30, generator=generator, output_type="pt").images
+    return torch.nn.functional.interpolate(images.float(), size=(size, size)).permute(0, 2, 3, 1)
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prompt")
+    parser.add_argument("--rows", type=int, default=4, help="instances (default: %(default)s)")
+    parser.add_argument("--prior", help="also draw samples: 'toybox', the shipped prior, or a folder")
+    parser.add_argument("--out", default="toybox.png", help="picture to write (default: %(default)s)")
+    options = parser.parse_args(args)
+    try:
+        name, colour, view = parse_prompt(options.prompt)
+        if options.rows < 1:
+            raise InputError(f"--rows: {options.rows}; at least 1 is needed")
+        sampled = []
+        if options.prior:
+            words = [view or s.words for s in VIEWS.sectors]
+            sampled = [torch.cat(list(samples_of(options.prior, [caption(name, colour, w) for w in words], SIZE)), 1)]
+    except InputError as error:
+        print(f"toybox: {error}", file=sys.stderr)
+        sys.exit(2)
+    rows = []
+    for seed in range(options.rows):
+        made = render(stack([build(name, colour, seed)] * COLUMNS), cameras_of(view, seed), SIZE)
+        rows.append(torch.cat(list(made.over(torch.ones(3))), 1))
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(to_uint8(torch.cat(rows + sampled)).numpy()).save(options.out)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Captioned toybox renders for training the toybox prior."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from common.errors import InputError
+from toybox.world.captions import VIEWS, caption, mirrored, training_captions
+from toybox.world.objects import COLOURS, OBJECTS
+from toybox.world.renders import CameraRanges, Renders, load_renders, random_backgrounds
+
+
+def labels(renders: Renders, index: torch.Tensor, flip: torch.Tensor | None = None) -> tuple[list, list, list]:
+    """Object, colour and view words of renders `index` (B,), mirrored where `flip` (B,) says so."""
+    azimuth = renders.cameras.azimuth[index]
+    if flip is not None:
+        azimuth = torch.where(flip, -azimuth, azimuth)
+    view = VIEWS.index(azimuth, renders.cameras.elevation[index])
+    names, colours = list(OBJECTS), list(COLOURS)
+    return (
+        [names[i] for i in renders.name[index]],
+        [colours[i] for i in renders.colour[index]],
+        [VIEWS.words[i] for i in view],
+    )
+
+
+class TrainingBatches(IterableDataset):
+    """Endless batches, a function of (seed, step, rank) alone.
+
+    group: neighbours in a batch that share object and colour, so that a contrastive loss must tell their views apart;
+    twins: the second half of a batch are the mirror images of the first, in the same order, with captions that say so.
+    A batch: image (B, 3, S, S) in [-1, 1]; captions, B strings; index (B,), < 2 N, names the render and whether it is
+    mirrored. The background of a render changes from batch to batch.
+    """
+
+    def __init__(
+        self,
+        renders: Renders,
+        batch_size: int,
+        no_view: float,
+        empty: float,
+        seed: int,
+        rank: int,
+        first: int,
+        group: int = 1,
+        twins: bool = False,
+    ):
+        self.renders, self.batch_size, self.no_view, self.empty = renders, batch_size // (1 + twins), no_view, empty
+        self.seed, self.rank, self.first, self.group, self.twins = seed, rank, first, group, twins
+        kind = renders.name * len(COLOURS) + renders.colour
+        self.alike = [torch.nonzero(kind == k)[:, 0] for k in kind.unique()] if group > 1 else []
+
+    def _draw(self, rng: np.random.Generator) -> torch.Tensor:
+        """Indices (B,) < 2 N of a batch."""
+        if self.group == 1:
+            return torch.from_numpy(rng.integers(0, 2 * len(self.renders), self.batch_size))
+        groups = []
+        for kind in rng.integers(0, len(self.alike), self.batch_size // self.group):
+            members = self.alike[kind]
+            mirrored = torch.from_numpy(rng.integers(0, 2, self.group)) * len(self.renders)
+            groups.append(members[torch.from_numpy(rng.integers(0, len(members), self.group))] + mirrored)
+        return torch.cat(groups)
+
+    def __iter__(self) -> Iterator[dict]:
+        step = self.first
+        while True:
+            rng = np.random.default_rng([self.seed, self.rank, step])
+            index = self._draw(rng)
+            flip = index >= len(self.renders)
+            render = index % len(self.renders)
+            batch = {
+                "image": self.renders.images(render, random_backgrounds(self.batch_size, rng), flip),
+                "captions": training_captions(*labels(self.renders, render, flip), rng, self.no_view, self.empty),
+                "index": index,
+            }
+            yield self._with_twins(batch) if self.twins else batch
+            step += 1
+
+    def _with_twins(self, batch: dict) -> dict:
+        count = len(self.renders)
+        return {
+            "image": torch.cat([batch["image"], batch["image"].flip(3)]),
+            "captions": batch["captions"] + [mirrored(caption) for caption in batch["captions"]],
+            "index": torch.cat([batch["index"], (batch["index"] + count) % (2 * count)]),
+        }
+
+
+class ToyboxData(pl.LightningDataModule):
+    """Training batches with drawn captions, and validation batches of held-out instances with full captions.
+
+    batch_size: renders per device; train, held_out: numbers of renders; no_view, empty: shares of captions without
+    view words and of empty ones; group: neighbours in a training batch that share object and colour, a divisor of
+    batch_size, 1 for none; twins: see TrainingBatches, needs an even batch_size; cache: folder of the rendered files
+    (default: VSD_CACHE or ~/.cache/vsd).
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        train: int = 61440,
+        held_out: int = 3840,
+        no_view: float = 0.1,
+        empty: float = 0.1,
+        seed: int = 0,
+        cameras: CameraRanges | None = None,
+        cache: str | None = None,
+        group: int = 1,
+        twins: bool = False,
+    ):
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"data.batch_size: {batch_size}; at least 1 is needed")
+        if group < 1 or batch_size % group:
+            raise InputError(f"data.group: {group} does not divide data.batch_size, {batch_size}")
+        if twins and batch_size % 2:
+            raise InputError(
+                f"data.twins: data.batch_size, {batch_size}, is odd; pictures and mirror images are as many"
+            )
+        self.group, self.twins = group, twins
+        self.batch_size, self.train, self.held_out = batch_size, train, held_out
+        self.no_view, self.empty, self.seed, self.cameras, self.cache = no_view, empty, seed, cameras, cache
+
+    def prepare_data(self) -> None:
+        """Render both splits into the cache."""
+        self._load(False)
+        self._load(True)
+
+    def setup(self, stage: str) -> None:
+        self.held_out_renders = self._load(True)
+        if stage == "fit":
+            self.train_renders = self._load(False)
+
+    def _load(self, held_out: bool) -> Renders:
+        count = self.held_out if held_out else self.train
+        return load_renders(count, held_out, self.seed, cameras=self.cameras, cache=self.cache)
+
+    def train_dataloader(self) -> DataLoader:
+        batches = TrainingBatches(
+            self.train_renders,
+            self.batch_size,
+            self.no_view,
+            self.empty,
+            self.seed,
+            self.trainer.global_rank,
+            self.trainer.global_step,
+            self.group,
+            self.twins,
+        )
+        return DataLoader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(held_out_batches(self.held_out_renders, self.batch_size, self.seed), batch_size=None)
+
+
+def held_out_batches(renders: Renders, batch_size: int, seed: int = 0) -> list[dict]:
+    """All renders once, over random backgrounds, with full captions, in batches of the training form."""
+    batches = []
+    for index in torch.arange(len(renders)).split(batch_size):
+        rng = np.random.default_rng([seed, int(index[0])])
+        captions = [caption(*words) for words in zip(*labels(renders, index), strict=True)]
+        batches.append(
+            {"image": renders.images(index, random_backgrounds(len(index), rng)), "captions": captions, "index": index}
+        )
+    return batches
