@@ -9,18 +9,25 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from lightning_modules.stage import Stage
-from vsd.prior import load_pipeline
-from vsd.score_distillation import View
+from vsd.views import View
 
 
 class ImageStage(Stage):
     """Distills pictures.
 
-    particles: n, per guidance; particles_per_step: m; space: what a particle is, the prior's latents or pixels;
-    azimuth, elevation: degrees, of the view that all pictures show; lr: Adam's; ancestral_scale: guidance scale of the
-    ancestral samples, which use 50 steps of the pipeline's own scheduler.
+    Args:
+        particles: n, per guidance.
+        particles_per_step: m, how many of them a step moves.
+        space: What a particle is: "latents" of the prior, or "pixels".
+        azimuth: Degrees, of the view that all pictures show.
+        elevation: Degrees, of the same view.
+        lr: Adam's learning rate.
+        ancestral_scale: Guidance scale of the ancestral samples, which use 50 steps of the pipeline's own scheduler.
+        seed: Of the particles' start and their order.
+
     Source: ProlificDreamer, appendix on 2D experiments; the community's settings, Adam with 0.03.
     """
 
@@ -39,6 +46,7 @@ class ImageStage(Stage):
         self.space, self.azimuth, self.elevation = space, azimuth, elevation
         self.lr, self.ancestral_scale = lr, ancestral_scale
 
+    @override
     def configure_model(self) -> None:
         if hasattr(self, "pictures"):
             return
@@ -46,62 +54,54 @@ class ImageStage(Stage):
         generator = torch.Generator().manual_seed(self.seed)
         self.pictures = nn.ModuleList()
         for guidance in self.guidances:
-            prior = guidance.core.prior
-            side = prior.unet.config.sample_size
-            shape = (prior.unet.config.in_channels, side, side)
-            if self.space == "pixels":
-                shape = (3, prior.image_size, prior.image_size)
+            shape = guidance.latent_shape if self.space == "latents" else (3, guidance.image_size, guidance.image_size)
             start = [torch.randn(shape, generator=generator) * 0.5 for _ in range(self.order.n)]
             self.pictures.append(nn.ParameterList(start))
 
+    @override
     def particle_tensors(self, index: int) -> list[Tensor]:
         return [pictures[index] for pictures in self.pictures]
 
+    @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.pictures.parameters(), self.lr)
 
+    @override
     def train_dataloader(self) -> DataLoader:
         return DataLoader(range(self.trainer.max_steps))
 
+    @override
     def training_step(self, batch: Tensor, _: int) -> Tensor:
         chosen, made = self.order(self.global_step)
         count = len(chosen)
-        # No camera is no information: the score network sees none, the prompt's words come from the fixed view.
-        view = View(
-            torch.zeros(count, 4, 4, device=self.device),
-            torch.full((count,), self.azimuth),
-            torch.full((count,), self.elevation),
-        )
+        view = self.view(count)
         losses = []
         for guidance, pictures in zip(self.guidances, self.pictures, strict=True):
             images = torch.stack([pictures[i] for i in chosen])
             losses.append(guidance.particle_loss(images, view, torch.full((count,), made)))
-            self.log(f"train/{guidance.kind}_loss", losses[-1], prog_bar=True)
+            self.log(f"train/{guidance.label}_loss", losses[-1], prog_bar=True)
         return torch.stack(losses).sum()
 
     def images(self, which: int) -> Tensor:
         """Pictures (n, 3, H, W) in [0, 1] of the particles of guidance number `which`."""
         pictures = torch.stack(list(self.pictures[which])).detach()
         if self.space == "latents":
-            pictures = self.guidances[which].core.prior.decode(pictures)
+            pictures = self.guidances[which].decode(pictures)
         return ((pictures + 1) / 2).clamp(0, 1).float().cpu()
 
+    @override
     def on_train_end(self) -> None:
         if not self.trainer.is_global_zero:
             return
-        first = self.guidances[0]
-        words = first.prompts.of_views()[int(first.prompts.views.index(*self._camera())[0])]
-        pipeline = load_pipeline(first.model)
-        pipeline.set_progress_bar_config(disable=True)
-        ancestral = pipeline(
-            [words] * self.order.n,
-            guidance_scale=self.ancestral_scale,
-            generator=torch.Generator().manual_seed(self.seed),
-            output_type="pt",
-        ).images
-        rows = [*(self.images(i) for i in range(len(self.guidances))), ancestral.float().cpu()]
+        ancestral = self.guidances[0].sample(self.order.n, self.view(1), self.ancestral_scale)
+        rows = [*(self.images(i) for i in range(len(self.guidances))), ancestral]
         grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
         self.keep_picture("image", grid.permute(1, 2, 0), "image.png")
 
-    def _camera(self) -> tuple[Tensor, Tensor]:
-        return torch.tensor([self.azimuth]), torch.tensor([self.elevation])
+    def view(self, count: int) -> View:
+        """The view of `count` pictures: no camera is no information, the prompt's words come from the fixed view."""
+        return View(
+            torch.zeros(count, 4, 4, device=self.device),
+            torch.full((count,), self.azimuth),
+            torch.full((count,), self.elevation),
+        )

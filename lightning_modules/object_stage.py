@@ -6,14 +6,13 @@ A picture of a particle is squares side by side, (H, k H, 3), the first two of t
 from abc import abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
 from lightning_modules.run.pictures import contact_sheet
 from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
-from vsd.score_distillation import View
+from vsd.views import View
 
 
 class ObjectStage(Stage):
@@ -64,13 +63,20 @@ class ObjectStage(Stage):
         return torch.where(use_plain, plain, learned).reshape(-1, 3)
 
     def guide(self, images: Tensor, batch: dict, made: int) -> Tensor:
-        """The guidance's loss of renders (B, H, W, 3) in [0, 1] by the cameras of the batch."""
-        pictures = 2 * images.permute(0, 3, 1, 2) - 1
-        size, target = images.shape[1], self.guidances[0].core.prior.image_size
-        if size != target:
-            pictures = F.interpolate(pictures, (target, target), mode="bilinear", antialias=size > target)
+        """The sum of the guidances' losses for renders.
+
+        Args:
+            images: (B, H, W, 3) in [0, 1].
+            batch: The cameras of the renders.
+            made: How many steps their particles have finished.
+
+        Returns:
+            A scalar.
+        """
+        pictures = 2 * images.permute(0, 3, 1, 2) - 1  # (B, 3, H, W)
         view = View(batch["camera_to_world"], batch["azimuth"], batch["elevation"])
-        return self.guidances[0].particle_loss(pictures, view, torch.full((len(images),), made))
+        steps = torch.full((len(images),), made)
+        return torch.stack([guidance.particle_loss(pictures, view, steps) for guidance in self.guidances]).sum()
 
     def see(self, cameras: dict) -> None:
         """Adds a picture of every particle to its strip."""

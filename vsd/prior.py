@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import InputError
 from vsd.schedule import add_noise, eps_of_v
@@ -29,17 +29,36 @@ REMOVED = {  # ids that left the hub in November 2025, and mirrors of the same w
 
 @dataclass
 class Text:
-    """Text conditions of B prompts: hidden states (B, L, D) and, for SDXL, the pooled embedding (B, P)."""
+    """Text conditions of B prompts.
+
+    Args:
+        states: Hidden states (B, L, D).
+        pooled: The pooled embedding (B, P) of SDXL; None for others.
+    """
 
     states: Tensor
     pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
 
     def __getitem__(self, index) -> "Text":
         return Text(self.states[index], None if self.pooled is None else self.pooled[index])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Text":
+        """The same on a device, in a dtype."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         return Text(self.states.to(device, dtype), pooled)
+
+    def repeat(self, count: int) -> "Text":
+        """The first prompt for a batch of `count`."""
+        return self[torch.zeros(count, dtype=torch.long, device=self.states.device)]
+
+    def lerp(self, other: "Text", weight: Tensor) -> "Text":
+        """Per prompt (1 - weight) of this one and `weight` (B,) of the other."""
+        weight = weight.to(self.states)
+        pooled = None if self.pooled is None else torch.lerp(self.pooled, other.pooled, weight[:, None])
+        return Text(torch.lerp(self.states, other.states, weight[:, None, None]), pooled)
 
     @staticmethod
     def cat(texts: list["Text"]) -> "Text":
@@ -120,9 +139,24 @@ def _from_hub(model: str, dtype: torch.dtype, key: str) -> DiffusionPipeline:
 class DiffusionPrior:
     """A frozen text-to-image diffusion model.
 
-    pipeline: a diffusers pipeline whose UNet is a UNet2DConditionModel with eps or v prediction; device, dtype: of its
-    networks, float32 or bfloat16; key: the setting that named the pipeline, for messages. Attributes: unet, vae,
-    alphabar (T,) on the device, is_v, image_size in pixels.
+    Args:
+        pipeline: A diffusers pipeline whose UNet is a UNet2DConditionModel with eps or v prediction.
+        device: Of its networks.
+        dtype: Of its networks, float32 or bfloat16.
+        key: The setting that named the pipeline, for messages.
+        encoder: What encodes images instead of the pipeline's own autoencoder: any network with `encode`, such as an
+            AutoencoderTiny of the same latents; None for the pipeline's.
+
+    Attributes:
+        unet: The UNet.
+        vae: The pipeline's autoencoder, which decodes.
+        alphabar: (T,), on the device.
+        is_v: Whether the UNet predicts v.
+        image_size: Pixels of a side.
+        latent_shape: (C, h, w) of the latents at that size.
+
+    Raises:
+        InputError: The dtype or the kind of prediction cannot be used.
     """
 
     def __init__(
@@ -131,6 +165,7 @@ class DiffusionPrior:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         key: str = "guidance.model",
+        encoder: nn.Module | None = None,
     ):
         if dtype not in (torch.float32, torch.bfloat16):
             raise InputError(
@@ -142,14 +177,16 @@ class DiffusionPrior:
         self.device, self.dtype = torch.device(device), dtype
         self.is_v = prediction == "v_prediction"
         self.pipeline = pipeline
-        for part in (pipeline.unet, pipeline.vae):
+        self.encoder = pipeline.vae if encoder is None else encoder
+        for part in (pipeline.unet, pipeline.vae, self.encoder):
             part.to(device).requires_grad_(False).eval()
             if part.dtype != dtype:
                 part.to(dtype)
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.alphabar = pipeline.scheduler.alphas_cumprod.to(device, torch.float32)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.image_size = self.unet.config.sample_size * self.factor
+        side = self.unet.config.sample_size
+        self.image_size, self.latent_shape = side * self.factor, (self.unet.config.in_channels, side, side)
 
     @classmethod
     def load(
@@ -168,8 +205,22 @@ class DiffusionPrior:
         return len(self.alphabar)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents x_0 (B, C, H / factor, W / factor), float32, with gradient; the posterior's mode."""
-        return self.vae.encode(images.to(self.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+        """Latents x_0 of images, with a graph; of an encoder with a posterior its mode.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            (B, C, H / factor, W / factor), float32.
+        """
+        out = self.encoder.encode(images.to(self.dtype))
+        # AutoencoderKL gives a posterior, AutoencoderTiny latents.
+        latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
+        return latents.float() * self.encoder.config.scaling_factor
+
+    def is_latent(self, images: Tensor) -> bool:
+        """Whether a batch holds latents, told by the number of its channels, or else images."""
+        return images.shape[1] == self.latent_shape[0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

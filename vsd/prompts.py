@@ -7,7 +7,6 @@ at all: see embeddings.
 import re
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from common.errors import InputError
@@ -23,8 +22,14 @@ BYTES = 256  # a tokenizer of fewer tokens cannot spell every text: it knows wor
 class Prompts:
     """The texts of one object.
 
-    prompt: y; negative: what guidance leads away from; views: the words of the views, None for the same prompt all
-    around; overrides: whole prompts for some view words, in the place of "prompt, words".
+    Args:
+        prompt: y.
+        negative: What guidance leads away from.
+        views: The words of the views; None for the same prompt all around.
+        overrides: Whole prompts for some view words, in the place of "prompt, words".
+
+    Raises:
+        InputError: A text is empty or too long, or an override names an unknown view.
     """
 
     prompt: str
@@ -53,9 +58,16 @@ class Prompts:
 
 
 class PromptTable:
-    """The embeddings of `prompts` under a prior's text encoder, on the prior's device.
+    """The embeddings of an object's texts under a prior's text encoder, on the prior's device.
 
-    plain, negative: Text of one prompt; views: Text of as many prompts as there are views.
+    Args:
+        prior: With its text encoder.
+        prompts: The texts.
+
+    Attributes:
+        plain: Text of y.
+        negative: Text of the negative prompt.
+        views: Text of y^c, one per view.
     """
 
     def __init__(self, prior: DiffusionPrior, prompts: Prompts):
@@ -67,21 +79,21 @@ class PromptTable:
     def of_cameras(self, azimuth: Tensor, elevation: Tensor) -> Text:
         """y^c of cameras at (B,) azimuths and elevations in degrees."""
         if self.prompts.views is None:
-            return self.repeat(self.views, len(azimuth))
+            return self.views.repeat(len(azimuth))
         return self.views[self.prompts.views.index(*self._here(azimuth, elevation))]
 
+    def between_views(self, azimuth: Tensor, elevation: Tensor) -> Text:
+        """Perp-Neg's y^c: embeddings between the two nearest of front, side and back; overhead that view's own."""
+        first, second, weight = self.prompts.views.between(*self._here(azimuth, elevation))
+        return self.views[first].lerp(self.views[second], weight)
+
     def negatives(self, azimuth: Tensor, elevation: Tensor) -> tuple[list[Text], Tensor]:
-        """Two prompts for each of B cameras that Perp-Neg leads away from, and their weights (2, B)."""
+        """Two prompts per camera that Perp-Neg leads away from, each a Text of B, and their weights (2, B)."""
         index, weights = self.prompts.views.negatives(*self._here(azimuth, elevation))
         return [self.views[i] for i in index], weights
 
     def _here(self, *angles: Tensor) -> list[Tensor]:
         return [angle.to(self.views.states.device, non_blocking=True) for angle in angles]
-
-    @staticmethod
-    def repeat(text: Text, count: int) -> Text:
-        """The one prompt of `text` for a batch of `count`."""
-        return text[torch.zeros(count, dtype=torch.long, device=text.states.device)]
 
 
 def check_words(prior: DiffusionPrior, prompts: Prompts) -> None:

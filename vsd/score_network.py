@@ -1,8 +1,8 @@
-"""eps_phi(x_t, t, c, y): the score of the renders, as a LoRA on a pretrained UNet with a camera embedding.
+"""eps_phi(x_t, t, c, y): the score of the renders, as a LoRA on a pretrained UNet, with or without a camera.
 
 The UNet is the prior's own, which serves both: without the adapter it is the prior, to the bit; with it, and with the
 camera's embedding added to the time embedding, it is the score network. Or it is that of a second pipeline with the
-same latents. Cameras are camera-to-world matrices (B, 4, 4).
+same latents. x_0, x_t and eps are (B, C, H, W), t is (B,); cameras are camera-to-world matrices (B, 4, 4).
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from vsd.prior import DiffusionPrior, Text
-from vsd.schedule import v_of_eps
+from vsd.schedule import matching_times, v_of_eps
 
 ADAPTER = "phi"
 USE = "use the guidance.model and guidance.score's model, rank and targets that it was trained with"
@@ -28,11 +28,22 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class ScoreNetwork(nn.Module):
-    """The trainable part of eps_phi; owns the adapter's parameters and the camera embedding, not the UNet.
+    """The trainable part of eps_phi. Owns the adapter's parameters and the camera embedding, not the UNet.
 
-    base: the pipeline whose UNet gets the adapter; rank: of the LoRA, alpha equals it; targets: names of the layers
-    that get one.
-    Source: ProlificDreamer, section 3.3 and appendix; the reference code embeds the flattened matrix likewise.
+    Its `parameters()` go to any optimizer; `loss` is what they minimise.
+
+    Args:
+        base: The pipeline whose UNet gets the adapter.
+        rank: Of the LoRA, at least 1; its alpha is the same.
+        targets: Names of the layers that get a LoRA.
+        camera: Whether phi is told the camera.
+        prior: The prior whose timesteps `raw` and `predict` are given, where that is not `base`: they are converted to
+            the timesteps of `base` that are as noisy.
+
+    Raises:
+        InputError: `rank` is below 1, or the UNet has no layer of `targets`.
+
+    Source: ProlificDreamer, section 3.3 and appendix; its code embeds the flattened matrix likewise.
     """
 
     def __init__(
@@ -40,6 +51,8 @@ class ScoreNetwork(nn.Module):
         base: DiffusionPrior,
         rank: int = 4,
         targets: tuple[str, ...] = ATTENTION,
+        camera: bool = False,
+        prior: DiffusionPrior | None = None,
     ):
         super().__init__()
         if rank < 1:
@@ -53,11 +66,8 @@ class ScoreNetwork(nn.Module):
             raise InputError(f"guidance.score.targets: {', '.join(targets)} do not fit the UNet ({reason})") from error
         cast_training_params(unet, dtype=torch.float32)
         self.adapter = nn.ParameterList(p for p in unet.parameters() if p.requires_grad)
-        width = unet.time_embedding.linear_2.out_features
-        self.camera = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(base.device)
-        # Starts as the prior itself: the camera's part of the embedding is learned from nothing.
-        nn.init.zeros_(self.camera[2].weight)
-        nn.init.zeros_(self.camera[2].bias)
+        self.camera = _camera_embedding(unet.time_embedding.linear_2.out_features).to(base.device) if camera else None
+        self._times = None if prior is None or prior is base else matching_times(prior.alphabar, base.alphabar)
         self._embedding: Tensor | None = None
         unet.time_embedding.register_forward_hook(self._add_camera)
         self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
@@ -73,7 +83,8 @@ class ScoreNetwork(nn.Module):
 
     @contextmanager
     def _active(self, cameras: Tensor) -> Iterator[None]:
-        self._embedding = self.camera(cameras.reshape(len(cameras), 16).float())
+        if self.camera is not None:
+            self._embedding = self.camera(cameras.reshape(len(cameras), 16).float())
         self._enable(True)
         try:
             yield
@@ -81,46 +92,90 @@ class ScoreNetwork(nn.Module):
             self._embedding = None
             self._enable(False)
 
-    def raw(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor) -> Tensor:
-        """What the network itself predicts, eps or v: (B, C, H, W), float32. A camera of zeros is no camera."""
-        with self._active(cameras):
+    def own_times(self, t: Tensor) -> Tensor:
+        """Timesteps (B,) of this network's schedule for those of the prior."""
+        return t if self._times is None else self._times[t]
+
+    def raw(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor | None = None) -> Tensor:
+        """What the network itself predicts, eps or v.
+
+        Args:
+            x_t: (B, C, H, W).
+            t: (B,), the prior's timesteps.
+            text: Of B prompts.
+            cameras: (B, 4, 4); zeros are no camera. Ignored by a network without a camera.
+
+        Returns:
+            (B, C, H, W), float32.
+        """
+        return self._raw(x_t, self.own_times(t), text, cameras)
+
+    def _raw(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor | None) -> Tensor:
+        with self._active(torch.zeros(len(x_t), 4, 4, device=x_t.device) if cameras is None else cameras):
             return self.base.raw(x_t, t, text)
 
-    def predict(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor) -> Tensor:
-        """eps_phi (B, C, H, W), float32."""
-        return self.base.eps_of(self.raw(x_t, t, text, cameras), x_t, t)
+    def eps_of(self, raw: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """eps_phi (B, C, H, W) from what `raw` has returned for the same x_t and t."""
+        return self.base.eps_of(raw, x_t, self.own_times(t))
+
+    def predict(self, x_t: Tensor, t: Tensor, text: Text, cameras: Tensor | None = None) -> Tensor:
+        """eps_phi (B, C, H, W), float32; arguments as for `raw`."""
+        return self.eps_of(self.raw(x_t, t, text, cameras), x_t, t)
 
     def loss(
         self,
         x_0: Tensor,
-        t: Tensor,
-        eps: Tensor,
         text: Text,
-        cameras: Tensor,
-        hidden: Tensor,
+        cameras: Tensor | None = None,
+        t: Tensor | None = None,
+        eps: Tensor | None = None,
         v_objective: bool = True,
         weight_limit: float = 20.0,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Mean diffusion loss of phi on renders' latents x_0 (detached) with plain prompts.
+        """The mean diffusion loss of phi.
 
-        hidden: (B,) bool, whose camera is dropped; v_objective, weight_limit: see error.
+        Args:
+            x_0: (B, C, H, W), latents of the renders, without a graph.
+            text: Of B prompts, those of the renders.
+            cameras: (B, 4, 4); zeros, or None, are no camera.
+            t: (B,), timesteps of this network's own schedule; drawn uniformly if None.
+            eps: (B, C, H, W), the noise; drawn if None.
+            v_objective: See `error`.
+            weight_limit: See `error`.
+            generator: Draws t and eps, on the device of x_0.
+
+        Returns:
+            A scalar.
         """
-        cameras = torch.where(hidden[:, None, None], torch.zeros_like(cameras), cameras)
-        raw = self.raw(self.base.noise(x_0, t, eps), t, text, cameras)
+        if t is None:
+            t = torch.randint(0, self.base.steps, (len(x_0),), generator=generator, device=x_0.device)
+        if eps is None:
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+        raw = self._raw(self.base.noise(x_0, t, eps), t, text, cameras)
         return self.error(raw, x_0, t, eps, v_objective, weight_limit)
 
     def error(
         self, raw: Tensor, x_0: Tensor, t: Tensor, eps: Tensor, v_objective: bool = True, weight_limit: float = 20.0
     ) -> Tensor:
-        """Mean square error of the prediction `raw` for latents x_0 noised with eps.
+        """The mean square error of a prediction for latents x_0 noised with eps at own timesteps t.
 
-        v_objective: the error is that of v, which is the error of eps weighted with 1 / alphabar_t; for a network that
-        predicts eps the weight is at most `weight_limit`. Without it the error is that of eps.
+        Args:
+            raw: (B, C, H, W), what the network has predicted, eps or v.
+            x_0: (B, C, H, W).
+            t: (B,), timesteps of this network's own schedule.
+            eps: (B, C, H, W).
+            v_objective: Whether the error is that of v, which is the error of eps weighted with 1 / alphabar_t.
+                Otherwise it is that of eps (ProlificDreamer, equation 8; SwiftBrush).
+            weight_limit: The largest weight, > 0, for a network that predicts eps.
+
+        Returns:
+            A scalar.
         """
         alphabar = self.base.alphabar[t]
         if v_objective and self.base.is_v:
             return (raw - v_of_eps(eps, x_0, alphabar)).square().mean()
-        error = (self.base.eps_of(raw, self.base.noise(x_0, t, eps), t) - eps).square().mean((1, 2, 3))
+        error = (self.base.eps_of(raw, self.base.noise(x_0, t, eps), t) - eps).square().mean((1, 2, 3))  # (B,)
         if v_objective:
             error = error * (1 / alphabar).clamp(max=weight_limit)
         return error.mean()
@@ -128,13 +183,19 @@ class ScoreNetwork(nn.Module):
     def state(self) -> dict[str, dict[str, Tensor]]:
         """What was trained, as plain tensors."""
         lora = get_peft_model_state_dict(self.base.unet, adapter_name=ADAPTER)
-        return {"lora": {k: v.detach().clone() for k, v in lora.items()}, "camera": self.camera.state_dict()}
+        camera = {} if self.camera is None else self.camera.state_dict()
+        return {"lora": {k: v.detach().clone() for k, v in lora.items()}, "camera": camera}
 
     def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Restores `state()`; InputError when it belongs to another architecture."""
+        """Restores what `state` has returned.
+
+        Raises:
+            InputError: It is of another architecture.
+        """
         try:
             result = set_peft_model_state_dict(self.base.unet, state["lora"], adapter_name=ADAPTER)
-            self.camera.load_state_dict(state["camera"])
+            if self.camera is not None:
+                self.camera.load_state_dict(state["camera"])
         except RuntimeError as error:  # tensors of other shapes
             raise InputError(f"score network: the saved LoRA does not fit; {USE}") from error
         missing = [k for k in result.missing_keys if f".{ADAPTER}." in k]
@@ -149,15 +210,33 @@ class ScoreNetwork(nn.Module):
         folder = Path(folder)
         pipeline: type[DiffusionPipeline] = type(self.base.pipeline)
         pipeline.save_lora_weights(folder, unet_lora_layers=self.state()["lora"])
-        save_file(self.camera.state_dict(), folder / "camera.safetensors")
+        if self.camera is not None:
+            save_file(self.camera.state_dict(), folder / "camera.safetensors")
 
     def load_camera(self, file: str | Path) -> None:
         """Restores the camera embedding from an exported camera.safetensors."""
         self.camera.load_state_dict(load_file(file))
 
 
+def _camera_embedding(width: int) -> nn.Sequential:
+    """From flattened matrices (B, 16) to what is added to the time embedding (B, width)."""
+    layers = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+    # Starts as the prior itself: the camera's part of the embedding is learned from nothing.
+    nn.init.zeros_(layers[2].weight)
+    nn.init.zeros_(layers[2].bias)
+    return layers
+
+
 def load_score_base(model: str, prior: DiffusionPrior) -> DiffusionPrior:
-    """A second pipeline for phi, without its autoencoder; InputError unless its latents are the prior's."""
+    """Loads a second pipeline for phi, without its autoencoder.
+
+    Args:
+        model: A folder or a hub id.
+        prior: The prior, whose latents it must share.
+
+    Raises:
+        InputError: It does not load, or its latents are not the prior's.
+    """
     key = "guidance.score.model"
     base = DiffusionPrior.load(model, prior.device, prior.dtype, key)
     channels = [p.unet.config.in_channels for p in (prior, base)]
@@ -171,8 +250,3 @@ def load_score_base(model: str, prior: DiffusionPrior) -> DiffusionPrior:
         )
     base.vae = base.pipeline.vae = None
     return base
-
-
-def matching_times(alphabar: Tensor, other: Tensor) -> Tensor:
-    """Timesteps (T,) at which the schedule `other` is as noisy as `alphabar` is at 0 ... T - 1, to the nearest."""
-    return (alphabar[:, None] - other[None]).abs().argmin(1)

@@ -16,12 +16,21 @@ from common.errors import InputError
 
 @dataclass(frozen=True)
 class Timesteps:
-    """Range of t over a particle's `steps` steps.
+    """The range of t over a particle's steps.
 
-    kind: "two-phase", [low, high] until `switch`, [low, late_high] from then on (ProlificDreamer, section 3.4);
-      "linear", both ends go linearly to [late_low, late_high] (MVDream); "sqrt", t falls deterministically from high
-      to late_high with the square root of the progress (HiFA); "fixed", [low, high] throughout (DreamFusion).
-    low, high, late_low, late_high: in [0, 1]; switch: share of the steps, in [0, 1]; steps: >= 1.
+    Args:
+        steps: How many a particle makes, >= 1; the schedule is spread over them, and its end holds after them.
+        kind: "two-phase", [low, high] until `switch`, [low, late_high] from then on (ProlificDreamer, section 3.4);
+            "linear", both ends go linearly to [late_low, late_high] (MVDream); "sqrt", t falls from high to late_high
+            with the square root of the progress, without chance (HiFA); "fixed", [low, high] throughout (DreamFusion).
+        low: Lower end of t / T, in [0, 1].
+        high: Upper end of t / T, in [0, 1], at least `low`.
+        late_low: Lower end at the last step, of "linear".
+        late_high: Upper end of "two-phase" after `switch`, and of "linear" and "sqrt" at the last step.
+        switch: Fraction of the steps after which "two-phase" changes, in [0, 1].
+
+    Raises:
+        InputError: A value is out of its range.
     """
 
     steps: int

@@ -13,9 +13,30 @@ from torch import Tensor
 from common.errors import InputError
 
 
+@dataclass
+class View:
+    """From where B renders were seen.
+
+    Args:
+        cameras: Camera-to-world matrices (B, 4, 4); zeros are no camera.
+        azimuth: (B,), degrees.
+        elevation: (B,), degrees.
+    """
+
+    cameras: Tensor
+    azimuth: Tensor
+    elevation: Tensor
+
+
 @dataclass(frozen=True)
 class Sector:
-    """The azimuths [start, stop) that are called `words`; start may be negative, the width is in (0, 360]."""
+    """The azimuths [start, stop) that have the same words.
+
+    Args:
+        words: Appended to the prompt.
+        start: Degrees; may be negative.
+        stop: Degrees, at most start + 360.
+    """
 
     words: str
     start: float
@@ -24,10 +45,15 @@ class Sector:
 
 @dataclass(frozen=True)
 class ViewSectors:
-    """A partition of the views into sectors with words: azimuth sectors, and "overhead" above an elevation.
+    """A partition of the views into sectors with words.
 
-    sectors: cover every azimuth once; overhead_above: elevations > this are `overhead`, 90 switches it off.
-    InputError when the sectors leave a gap or overlap.
+    Args:
+        sectors: Of the azimuth; they cover every azimuth once.
+        overhead: Words of the views from above.
+        overhead_above: Degrees; elevations above it are `overhead`, 90 switches that off.
+
+    Raises:
+        InputError: The sectors leave a gap or overlap.
     """
 
     sectors: tuple[Sector, ...]
@@ -55,16 +81,52 @@ class ViewSectors:
         sector = (offset < width).to(torch.uint8).argmax(1)
         return torch.where(elevation > self.overhead_above, len(self.sectors), sector)
 
-    def negatives(self, azimuth: Tensor, elevation: Tensor) -> tuple[Tensor, Tensor]:
-        """What Perp-Neg leads away from: indices (2, B) of the front and the nearest side, and weights (2, B) <= 0.
+    def _poles(self, azimuth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Azimuths (B,) turned into [-180, 180), and the sectors (B,) of the front, the nearest side and the back."""
+        turned = (azimuth + 180.0) % 360.0 - 180.0
+        level = torch.zeros_like(turned)
+        side = self.index(torch.where(turned < 0, -90.0, 90.0).to(turned), level)
+        return turned, self.index(level, level), side, self.index(level + 180.0, level)
 
-        Weights are a exp(-b r) + c of the position r between two of front, side and back; overhead they are 0.
+    def between(self, azimuth: Tensor, elevation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where a view lies between two of front, side and back, for Perp-Neg.
+
+        Args:
+            azimuth: (B,), degrees.
+            elevation: (B,), degrees.
+
+        Returns:
+            Indices (B,) of the two views, the one nearer to the front first, and the weight (B,) in [0, 1] of the
+            second. Overhead both are that view.
+
+        Source: Armandpour et al. 2023, Perp-Neg, section 4.2; as in its code.
+        """
+        turned, front, side, back = self._poles(azimuth)
+        position = turned.abs() / 90.0
+        overhead = self.index(azimuth, elevation)
+        above = elevation > self.overhead_above
+        first = torch.where(position < 1, front, side)
+        second = torch.where(position < 1, side, back)
+        return (
+            torch.where(above, overhead, first),
+            torch.where(above, overhead, second),
+            position - (position >= 1).to(position),
+        )
+
+    def negatives(self, azimuth: Tensor, elevation: Tensor) -> tuple[Tensor, Tensor]:
+        """What Perp-Neg leads away from.
+
+        Args:
+            azimuth: (B,), degrees.
+            elevation: (B,), degrees.
+
+        Returns:
+            Indices (2, B) of the front and the nearest side, and weights (2, B) <= 0: a exp(-b r) + c of the position
+            r between two of front, side and back. Overhead the weights are 0.
+
         Source: Armandpour et al. 2023, Perp-Neg; its curves as in threestudio's settings.
         """
-        turned = (azimuth + 180.0) % 360.0 - 180.0  # in [-180, 180)
-        level = torch.zeros_like(turned)
-        front = self.index(level, level)
-        side = self.index(torch.where(turned < 0, -90.0, 90.0).to(turned), level)
+        turned, front, side, _ = self._poles(azimuth)
         to_side, to_back = 1 - turned.abs() / 90, 2 - turned.abs() / 90  # 1 at the front, 0 at the side; 1, 0 behind it
         weights = torch.where(
             to_side > 0,

@@ -8,7 +8,7 @@ from lightning_modules.cli import main, quiet
 from lightning_modules.image import ImageStage
 from vsd.guidance import VSDGuidance
 from vsd.prior import load_pipeline
-from vsd.score_distillation import ScoreSettings
+from vsd.score_trainer import ScoreSettings
 from vsd.timesteps import Timesteps
 
 SCORE = ScoreSettings(lr=1e-2, warmup=1)

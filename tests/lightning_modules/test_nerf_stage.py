@@ -9,7 +9,7 @@ from datamodules.random_cameras import CameraDistribution, Milestone, RandomCame
 from lightning_modules.cli import quiet
 from lightning_modules.nerf import FieldSettings, NerfStage, Regularisers
 from vsd.guidance import VSDGuidance
-from vsd.score_distillation import ScoreSettings
+from vsd.score_trainer import ScoreSettings
 from vsd.timesteps import Timesteps
 
 SMALL = FieldSettings(encoding="dense", hidden=8, occupancy=8, samples=16)

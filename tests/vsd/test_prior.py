@@ -54,7 +54,7 @@ def test_predictions_are_eps_whatever_the_network_predicts(prediction):
 def test_many_texts_in_one_pass_equal_single_passes(prior):
     table = PromptTable(prior, Prompts("a red car", views=eight_sectors()))
     x_t, t = torch.randn(2, 8, 16, 16), torch.tensor([20, 700])
-    texts = [table.of_cameras(torch.tensor([0.0, 90.0]), torch.tensor([10.0, 10.0])), table.repeat(table.negative, 2)]
+    texts = [table.of_cameras(torch.tensor([0.0, 90.0]), torch.tensor([10.0, 10.0])), table.negative.repeat(2)]
     together = prior.predict_many(x_t, t, texts)
     for text, eps in zip(texts, together, strict=True):
         torch.testing.assert_close(eps, prior.predict(x_t, t, text), atol=1e-5, rtol=1e-5)
@@ -116,7 +116,7 @@ def test_sdxl_gets_its_pooled_text_and_sizes(tmp_path):
     cached = PromptTable(prior, Prompts("a red car")).plain
     assert torch.equal(cached.states, table.plain.states) and torch.equal(cached.pooled, table.plain.pooled)
     x_t, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
-    text = table.repeat(table.plain, 2)
+    text = table.plain.repeat(2)
     eps = prior.predict(x_t, t, text)
     ids = torch.tensor([[16.0, 16, 0, 0, 16, 16]]).expand(2, 6)
     raw = prior.unet(x_t, t, text.states, added_cond_kwargs={"text_embeds": text.pooled, "time_ids": ids}).sample

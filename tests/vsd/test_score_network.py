@@ -10,7 +10,6 @@ from vsd.prior import DiffusionPrior
 from vsd.score_network import ScoreNetwork
 
 CAMERAS = torch.eye(4).repeat(2, 1, 1) + torch.arange(2)[:, None, None]
-SEEN, HIDDEN = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def train(network, batch, steps=3, lr=1e-2):
     optimizer = torch.optim.AdamW(network.parameters(), lr)
     losses = []
     for _ in range(steps):
-        loss = network.loss(x_0, t, torch.ones_like(x_0), text, CAMERAS, SEEN)
+        loss = network.loss(x_0, text, CAMERAS, t, torch.ones_like(x_0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -39,7 +38,7 @@ def train(network, batch, steps=3, lr=1e-2):
 
 def test_the_prior_stays_the_same_to_the_bit(prior, batch):
     before = prior.predict(*batch)
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     assert torch.equal(prior.predict(*batch), before)
     assert torch.equal(network.predict(*batch, CAMERAS), before), "phi starts as the prior"
     losses = train(network, batch)
@@ -49,7 +48,7 @@ def test_the_prior_stays_the_same_to_the_bit(prior, batch):
 
 
 def test_only_the_adapter_and_the_camera_are_trained(prior, batch):
-    network = ScoreNetwork(prior, rank=2)
+    network = ScoreNetwork(prior, rank=2, camera=True)
     frozen = {n: p.clone() for n, p in prior.unet.named_parameters() if "lora" not in n}
     train(network, batch)
     assert all(torch.equal(p, frozen[n]) for n, p in prior.unet.named_parameters() if n in frozen)
@@ -60,7 +59,7 @@ def test_only_the_adapter_and_the_camera_are_trained(prior, batch):
 
 
 def test_the_camera_changes_the_score_and_zeros_are_no_camera(prior, batch):
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     train(network, batch)
     here, there = network.predict(*batch, CAMERAS), network.predict(*batch, CAMERAS.flip(0))
     assert not torch.allclose(here, there)
@@ -69,33 +68,33 @@ def test_the_camera_changes_the_score_and_zeros_are_no_camera(prior, batch):
 
 
 def test_a_hidden_camera_is_no_camera(prior, batch):
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     train(network, batch)
     x_0, t, text = batch
     eps = torch.randn_like(x_0)
-    hidden = network.loss(x_0, t, eps, text, CAMERAS, HIDDEN)
-    torch.testing.assert_close(hidden, network.loss(x_0, t, eps, text, torch.zeros(2, 4, 4), SEEN))
-    assert not torch.allclose(hidden, network.loss(x_0, t, eps, text, CAMERAS, SEEN))
+    hidden = network.loss(x_0, text, None, t, eps)
+    torch.testing.assert_close(hidden, network.loss(x_0, text, torch.zeros(2, 4, 4), t, eps))
+    assert not torch.allclose(hidden, network.loss(x_0, text, CAMERAS, t, eps))
 
 
 def test_the_v_objective_weights_the_eps_error_of_an_eps_network(batch):
     pipeline = untrained_pipeline(VOCABULARY)
     pipeline.scheduler.register_to_config(prediction_type="epsilon")
     prior = DiffusionPrior(pipeline)
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     x_0, t, text = batch
     eps = torch.randn_like(x_0)
     error = (network.predict(prior.noise(x_0, t, eps), t, text, CAMERAS) - eps).square().mean((1, 2, 3))
-    plain = network.loss(x_0, t, eps, text, CAMERAS, SEEN, v_objective=False)
+    plain = network.loss(x_0, text, CAMERAS, t, eps, v_objective=False)
     torch.testing.assert_close(plain, error.mean())
     assert (1 / prior.alphabar[t]).max() > 5.0
-    weighted = network.loss(x_0, t, eps, text, CAMERAS, SEEN, weight_limit=5.0)
+    weighted = network.loss(x_0, text, CAMERAS, t, eps, weight_limit=5.0)
     torch.testing.assert_close(weighted, (error * (1 / prior.alphabar[t]).clamp(max=5.0)).mean())
 
 
 def test_the_v_objective_of_a_v_network_is_its_own_error(prior, batch):
     """Without a limit: the error of v is tame where that of eps over alphabar is not, even at no signal at all."""
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     x_0, t, text = batch
     eps = torch.randn_like(x_0)
     prior.alphabar[800] = 0.0
@@ -103,21 +102,21 @@ def test_the_v_objective_of_a_v_network_is_its_own_error(prior, batch):
     x_t = prior.noise(x_0, t, eps)
     raw = network.raw(x_t, t, text, CAMERAS)
     expected = (raw - (alphabar.sqrt() * eps - (1 - alphabar).sqrt() * x_0)).square().mean()
-    loss = network.loss(x_0, t, eps, text, CAMERAS, SEEN, weight_limit=1.0)
+    loss = network.loss(x_0, text, CAMERAS, t, eps, weight_limit=1.0)
     torch.testing.assert_close(loss, expected)
     assert loss.isfinite()
-    plain = network.loss(x_0, t, eps, text, CAMERAS, SEEN, v_objective=False)
+    plain = network.loss(x_0, text, CAMERAS, t, eps, v_objective=False)
     torch.testing.assert_close(
         plain, (network.predict(prior.noise(x_0, t, eps), t, text, CAMERAS) - eps).square().mean()
     )
 
 
 def test_state_goes_to_another_network_and_back(prior, batch, tmp_path):
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     train(network, batch)
     torch.save(network.state(), tmp_path / "phi.pt")
     other_prior = DiffusionPrior(untrained_pipeline(VOCABULARY))
-    other = ScoreNetwork(other_prior)
+    other = ScoreNetwork(other_prior, camera=True)
     other.load_state(torch.load(tmp_path / "phi.pt", weights_only=True))
     assert torch.equal(other.predict(*batch, CAMERAS), network.predict(*batch, CAMERAS))
     with pytest.raises(InputError, match="does not fit"):
@@ -125,7 +124,7 @@ def test_state_goes_to_another_network_and_back(prior, batch, tmp_path):
 
 
 def test_a_plain_pipeline_loads_the_exported_lora(prior, batch, tmp_path):
-    network = ScoreNetwork(prior)
+    network = ScoreNetwork(prior, camera=True)
     train(network, batch)
     network.export(tmp_path)
     plain: StableDiffusionPipeline = untrained_pipeline(VOCABULARY)

@@ -5,7 +5,7 @@ import torch
 
 from common.errors import InputError
 from tests.vsd.test_score_distillation import VIEW, draw, make
-from vsd.score_distillation import ScoreSettings
+from vsd.score_trainer import ScoreSettings
 
 
 def particle_gradient(distillation, step):
@@ -28,10 +28,10 @@ def test_steps_before_its_end_are_sds_steps_and_the_others_vsd_steps():
 
 def test_phi_learns_during_it():
     distillation = make("vsd", score=ScoreSettings(warm_start=10, warmup=0, lr=1e-2))
-    before = [p.detach().clone() for p in distillation.network.adapter]
+    before = [p.detach().clone() for p in distillation.trainer.network.adapter]
     particle_gradient(distillation, 0)
     assert distillation.update_score() is not None
-    assert any(not torch.equal(a, b) for a, b in zip(before, distillation.network.adapter, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, distillation.trainer.network.adapter, strict=True))
 
 
 def test_a_negative_one_is_refused():

@@ -1,0 +1,169 @@
+"""phi's training: its optimizer, warm-up, K updates per particle step, and what it shares with that step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from common.randomness import generator
+from vsd.prior import Text
+from vsd.score_network import ATTENTION, ScoreNetwork
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How phi is built, trained and used.
+
+    Args:
+        updates: K, steps of phi per particle step, >= 1.
+        lr: AdamW's learning rate, > 0.
+        betas: AdamW's.
+        weight_decay: AdamW's.
+        warmup: Updates of the learning rate's linear rise, >= 0.
+        rank: Of the LoRA, >= 1; its alpha is the same.
+        targets: Names of the UNet's layers that get a LoRA.
+        camera_dropout: Fraction of the samples whose camera is hidden from phi in training, in [0, 1].
+        v_objective: Whether phi's loss is the error of v, which weights that of eps with 1 / alphabar_t.
+        weight_limit: The largest weight of the v objective for a network that predicts eps, > 0.
+        model: Folder or hub id of a second pipeline whose UNet gets the LoRA, as in the paper; null for the prior's
+            own UNet, which takes half the memory.
+        shared_forward: Whether the first update learns from the particle step's own forward, at its t and with its
+            noise and camera. It saves a pass, but holds the pass's activations until then.
+        warm_start: Steps that a particle makes by SDS, while phi learns its renders, before eps_phi takes the place of
+            eps; >= 0.
+        phi_mix: Fraction of eps_phi in the mixture of eps and eps_phi that takes the place of eps_phi after the warm
+            start, in [0, 1]; 1 is VSD as published, 0 is SDS.
+
+    Source: ProlificDreamer's code for the defaults (AdamW with 1e-4, rank 4, K = 1, 500 warm-up steps, dropout 0.1).
+    """
+
+    updates: int = 1
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    warmup: int = 500
+    rank: int = 4
+    targets: tuple[str, ...] = ATTENTION
+    camera_dropout: float = 0.1
+    v_objective: bool = True
+    weight_limit: float = 20.0
+    model: str | None = None
+    shared_forward: bool = False
+    warm_start: int = 0
+    phi_mix: float = 1.0
+
+    def __post_init__(self):
+        if self.updates < 1:
+            raise InputError(f"guidance.score.updates: {self.updates}; K must be at least 1")
+        if self.warm_start < 0:
+            raise InputError(f"guidance.score.warm_start: {self.warm_start}; it counts particle steps, 0 for none")
+        for name in ("camera_dropout", "phi_mix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"guidance.score.{name}: {getattr(self, name)} is not in [0, 1]")
+
+
+class Forward(NamedTuple):
+    """A forward of phi with its graph: what it has predicted for latents noised at own timesteps t with eps."""
+
+    raw: Tensor  # (B, C, H, W)
+    x_0: Tensor  # (B, C, H, W)
+    t: Tensor  # (B,)
+    eps: Tensor  # (B, C, H, W)
+
+
+class ScoreTrainer:
+    """Trains a score network on renders.
+
+    Args:
+        network: phi.
+        settings: Of the optimizer and the loss; what builds and uses phi is left to others.
+        seed: Of t, noise and dropout, which are a function of (seed, rank, number of updates).
+        rank: Of this process.
+        average: Replaces phi's gradients by their means over all ranks; None for one rank.
+
+    Attributes:
+        updates: Steps of phi so far.
+        skipped: A counter on the device of steps that changed nothing, since their gradient had nan or infinity.
+    """
+
+    def __init__(
+        self,
+        network: ScoreNetwork,
+        settings: ScoreSettings,
+        seed: int = 0,
+        rank: int = 0,
+        average: Callable[[list[Tensor]], None] | None = None,
+    ):
+        self.network, self.settings, self.seed, self.rank, self.average = network, settings, seed, rank, average
+        # The fused step leaves everything as it is where found_inf says so, without asking the device.
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self.updates = 0
+        self.skipped = torch.zeros((), dtype=torch.long, device=network.base.device)
+
+    def update(self, x_0: Tensor, text: Text, cameras: Tensor | None = None, shared: Forward | None = None) -> Tensor:
+        """K steps of phi on latents of renders.
+
+        Args:
+            x_0: (B, C, H, W), without a graph.
+            text: Of B plain prompts.
+            cameras: (B, 4, 4), or None.
+            shared: A forward of phi from which the first of the steps learns.
+
+        Returns:
+            The last step's loss, a scalar without a graph.
+        """
+        for _ in range(self.settings.updates):
+            loss = self.loss(x_0, text, cameras) if shared is None else self._shared_loss(shared)
+            shared = None
+            self.optimizer.zero_grad()
+            loss.backward()
+            grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+            if self.average is not None:
+                self.average(grads)
+            finite = torch.isfinite(torch.nn.utils.get_total_norm(grads))
+            self.skipped += ~finite
+            self.optimizer.found_inf = (~finite).float()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.lr * min(1.0, (self.updates + 1) / max(self.settings.warmup, 1))
+            self.optimizer.step()
+            self.updates += 1
+        return loss.detach()
+
+    def loss(self, x_0: Tensor, text: Text, cameras: Tensor | None = None) -> Tensor:
+        """phi's loss for its next update, with t over the whole schedule; arguments as for `update`."""
+        settings, base = self.settings, self.network.base
+        draws = generator(base.device, self.seed, self.rank, 1, self.updates)
+        t = torch.randint(0, base.steps, (len(x_0),), generator=draws, device=base.device)
+        eps = torch.randn(x_0.shape, generator=draws, device=base.device)
+        hidden = torch.rand(len(x_0), generator=draws, device=base.device) < settings.camera_dropout  # (B,)
+        if cameras is not None:
+            cameras = torch.where(hidden[:, None, None], torch.zeros_like(cameras), cameras)
+        return self.network.loss(x_0, text, cameras, t, eps, settings.v_objective, settings.weight_limit)
+
+    def _shared_loss(self, shared: Forward) -> Tensor:
+        return self.network.error(*shared, self.settings.v_objective, self.settings.weight_limit)
+
+    def state_dict(self) -> dict:
+        """Plain tensors and numbers: phi, its optimizer and the counters."""
+        return {
+            "network": self.network.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "skipped": int(self.skipped),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restores what `state_dict` has returned.
+
+        Raises:
+            InputError: phi has another architecture.
+        """
+        self.network.load_state(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self.skipped.fill_(state["skipped"])
