@@ -30,7 +30,7 @@ from vsd.views import View, ViewSectors, eight_sectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHECK_EVERY = 50  # steps between looks at the count of skipped gradients, each of which waits for the device
-NOISE, UPDATE, TIME = 0, 1, 0  # streams of random numbers; UPDATE is ScoreTrainer's
+NOISE, UPDATE, TIME = range(3)  # streams of random numbers; UPDATE is ScoreTrainer's
 
 
 class VSDGuidance(pl.Callback):

@@ -6,9 +6,9 @@ import torch
 
 from common.errors import InputError
 from vsd.guidance import VSDGuidance
-from vsd.score_distillation import ScoreSettings
+from vsd.score_trainer import ScoreSettings
 from vsd.timesteps import Timesteps
-from vsd.views import Sector, ViewSectors, eight_sectors
+from vsd.views import Sector, View, ViewSectors, eight_sectors
 
 
 class Stage(pl.LightningModule):
@@ -28,12 +28,14 @@ def guidance(model, **more):
 
 
 def test_settings_reach_the_distillation(untrained_prior):
-    settings = {"scale": 3.0, "rescale": 0.3, "clamp": 0.1, "perp_neg": 0.5, "seed": 4}
-    callback, stage = guidance(untrained_prior, score=ScoreSettings(shared_forward=True), **settings), Stage()
+    settings = {"scale": 3.0, "rescale": 0.3, "clamp": 0.1, "weight": "dmd", "reduction": "mean"}
+    score = ScoreSettings(shared_forward=True, phi_mix=0.5, updates=2)
+    callback, stage = guidance(untrained_prior, score=score, perp_neg=0.5, seed=4, **settings), Stage()
     callback.setup(trainer(), stage, "fit")
     assert stage.guidances == [callback]
     assert {name: getattr(callback.core, name) for name in settings} == settings
-    assert callback.core.score.shared_forward and callback.core.table.prompts.views == eight_sectors()
+    assert callback.core.shared_forward and callback.core.phi_mix == 0.5 and callback.trainer.settings.updates == 2
+    assert callback.trainer.seed == 4 and callback.perp_neg == 0.5 and callback.table.prompts.views == eight_sectors()
     assert callback.core.prior.pipeline.text_encoder is None, "freed"
 
 
@@ -42,7 +44,7 @@ def test_words_of_views_and_overrides_are_the_users(untrained_prior):
     callback = guidance(untrained_prior, views=views, overrides={"back view": "a car, back view"}, kind="sds")
     assert callback.prompts.of_views() == ["a red car, front view", "a car, back view", "a red car, overhead view"]
     callback.setup(trainer(), Stage(), "fit")
-    assert len(callback.core.table.views.states) == 3
+    assert len(callback.table.views) == 3
 
 
 def test_fp16_is_refused(untrained_prior):
@@ -66,14 +68,14 @@ def test_two_guidances_of_a_run_keep_their_own_state(untrained_prior):
     assert first.state_key != second.state_key
     first.setup(trainer(), Stage(), "fit")
     images = torch.zeros(1, 8, 16, 16, requires_grad=True)
-    view = SimpleNamespace(cameras=torch.eye(4)[None], azimuth=torch.zeros(1), elevation=torch.zeros(1))
+    view = View(torch.eye(4)[None], torch.zeros(1), torch.zeros(1))
     first.particle_loss(images, view, torch.tensor([0])).backward()
-    first.core.update_score()
+    first.update_score()
     restored = guidance(untrained_prior)
     restored.load_state_dict(first.state_dict())  # before setup, as Lightning does
     restored.setup(trainer(), Stage(), "fit")
-    assert restored.core.calls == restored.core.updates == 1
-    for a, b in zip(first.core.network.parameters(), restored.core.network.parameters(), strict=True):
+    assert restored.calls == restored.trainer.updates == 1
+    for a, b in zip(first.trainer.network.parameters(), restored.trainer.network.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -89,3 +91,67 @@ def test_every_phi_of_a_run_is_exported(untrained_prior, tmp_path):
     assert {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*.safetensors")} == {
         f"phi-{k}/{name}" for k in range(2) for name in names
     }
+
+
+def test_a_scene_has_no_view_words(untrained_prior):
+    callback = guidance(untrained_prior, views=None, kind="sds")
+    assert callback.prompts.of_views() == ["a red car"]
+    callback.setup(trainer(), Stage(), "fit")
+    where = View(torch.zeros(2, 4, 4), torch.tensor([0.0, 90.0]), torch.tensor([0.0, 80.0]))
+    text = callback.conditions(where).text.states
+    assert torch.equal(text[0], text[1]) and torch.equal(text[:1], callback.table.plain.states)
+
+
+def test_t_and_noise_are_independent(untrained_prior):
+    callback, seen = guidance(untrained_prior, kind="sds"), []
+    callback.timesteps = Timesteps(10, kind="fixed", low=0.0, high=1.0)
+    callback.setup(trainer(), Stage(), "fit")
+    callback.core.loss = lambda images, conditions, t, eps, kind: seen.append((t, eps)) or images.sum()
+    where = View(torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1))
+    for _ in range(4000):
+        callback.particle_loss(torch.zeros(1, 8, 16, 16), where, torch.tensor([0]))
+    t, eps = torch.stack([t[0] for t, _ in seen]).double(), torch.stack([e.flatten() for _, e in seen]).double()
+    t = (t - t.mean()) / t.std()
+    for values in (eps, eps.square()):  # from one seed, uniform numbers and normal ones share the radius
+        values = (values - values.mean(0)) / values.std(0)
+        correlation = (t[:, None] * values).mean(0)  # (C h w,), of deviation 0.016 where nothing correlates
+        assert correlation.abs().max() < 0.09
+
+
+def test_renders_of_any_size_are_resized_and_latents_are_not(untrained_prior):
+    callback, seen = guidance(untrained_prior, kind="sds", factor=0.5), []
+    callback.setup(trainer(), Stage(), "fit")
+    callback.core.loss = lambda images, *_, **__: seen.append(images.shape) or torch.tensor(3.0)
+    where = View(torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1))
+    for shape in ((1, 3, 32, 32), (1, 3, 128, 128), (1, 8, 16, 16)):
+        assert callback.particle_loss(torch.zeros(shape), where, torch.tensor([0])) == 1.5, "times the factor"
+    assert seen == [(1, 3, 64, 64)] * 2 + [(1, 8, 16, 16)]
+    assert callback.image_size == 64 and callback.latent_shape == (8, 16, 16)
+    assert callback.decode(torch.zeros(2, 8, 16, 16)).shape == (2, 3, 64, 64)
+
+
+def test_two_guidances_of_one_kind_and_prompt_need_names(untrained_prior):
+    stage = Stage()
+    guidance(untrained_prior, kind="sds").setup(trainer(), stage, "fit")
+    with pytest.raises(InputError, match="two guidances of kind sds for 'a red car'; give one of them a name"):
+        guidance(untrained_prior, kind="sds", scale=3.0).setup(trainer(), stage, "fit")
+    guidance(untrained_prior, kind="sds", name="b").setup(trainer(), stage, "fit")
+    assert [g.label for g in stage.guidances] == ["sds", "sds_b"]
+
+
+def test_samples_are_the_pipelines_own(untrained_prior):
+    """From cached embeddings, after the text encoder is gone and phi sits on the UNet."""
+    from vsd.prior import load_pipeline
+
+    callback = guidance(untrained_prior)
+    callback.setup(trainer(), Stage(), "fit")
+    for parameter in callback.trainer.network.parameters():
+        parameter.data += 0.1
+    where = View(torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1))
+    ours = callback.sample(2, where, 3.0)
+    pipeline = load_pipeline(untrained_prior)
+    pipeline.set_progress_bar_config(disable=True)
+    draws = torch.Generator().manual_seed(0)
+    words = ["a red car, front view"] * 2
+    theirs = pipeline(words, guidance_scale=3.0, generator=draws, output_type="pt").images
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
