@@ -14,7 +14,7 @@ import torch
 from benchmarks.timing import interleaved, row
 from scene.cameras import pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, fragments, interpolate, rasterize
+from scene.rasterizer import BruteForceCaster, RayCaster, interpolate, rasterize, visible_fragments
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
 
@@ -31,8 +31,8 @@ def ball(resolution: int, device: str) -> DMTet:
 def render(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> torch.Tensor:
     """Antialiased normals and coverage (B, size, size, 4)."""
     caster = RayCaster(mesh.vertices, mesh.faces)
-    made = rasterize(mesh.vertices, mesh.faces, *view, size, caster)
-    image = torch.cat([interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, size, caster)
+    image = torch.cat([interpolate(fragments, mesh.faces, mesh.vertex_normals()), fragments.mask], -1)
     return antialias(image, silhouettes(mesh, *view, size, caster))
 
 
@@ -42,12 +42,12 @@ def parts(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> dic
     caster, lines = RayCaster(vertices, faces), pixel_rays(*view, size)
     face = caster(*lines)[0].view(-1, size, size)
     normals = mesh.vertex_normals().detach()
-    flat = interpolate(fragments(face, vertices.detach(), faces, *lines), faces, normals)
+    flat = interpolate(visible_fragments(face, vertices.detach(), faces, *lines), faces, normals)
     loss = render(Mesh(vertices, faces), view, size).square().sum()
     jobs = {
         "hierarchy": lambda: RayCaster(vertices, faces),
         "visibility": lambda: caster(*lines),
-        "shading": lambda: interpolate(fragments(face, vertices, faces, *lines), faces, normals),
+        "shading": lambda: interpolate(visible_fragments(face, vertices, faces, *lines), faces, normals),
         "outlines": lambda: antialias(flat, silhouettes(Mesh(vertices, faces), *view, size, caster)),
         "backward": lambda: torch.autograd.grad(loss, vertices, retain_graph=True),
         "whole render and backward": lambda: torch.autograd.grad(

@@ -31,7 +31,7 @@ def to_file_axes(vectors: np.ndarray) -> np.ndarray:
 def write_glb(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -> Path:
     """Writes one mesh with its albedo as a binary glTF 2.0 file, complete or not at all.
 
-    path: ends in .glb, its folder is made; vertices: (V, 3) of the unwrapped mesh, world units; image: (S, S, 3) in
+    path: ends in .glb, its folder is created; vertices: (V, 3) of the unwrapped mesh, world units; image: (S, S, 3) in
     [0, 1]. ValueError for another ending or a mesh without faces, OSError in one line if the file cannot be written.
     """
     path = _checked(path, ".glb")

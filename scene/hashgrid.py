@@ -30,9 +30,9 @@ class Level:
     hashed: bool
 
 
-def levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_scale: float) -> list[Level]:
+def grid_levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_scale: float) -> list[Level]:
     """The levels' sizes, in float32 as tiny-cuda-nn computes them."""
-    made: list[Level] = []
+    levels: list[Level] = []
     offset = 0
     for level in range(count):
         exponent = np.float32(level) * np.log2(np.float32(per_level_scale))
@@ -40,9 +40,9 @@ def levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_s
         resolution = int(np.ceil(scale)) + 1
         dense = -(-(resolution**3) // 8) * 8
         entries = min(dense, 1 << log2_hashmap_size)
-        made.append(Level(float(scale), resolution, entries, offset, resolution**3 > entries))
+        levels.append(Level(float(scale), resolution, entries, offset, resolution**3 > entries))
         offset += entries
-    return made
+    return levels
 
 
 def corner_indices(level: Level, grid: Tensor) -> Tensor:
@@ -102,11 +102,11 @@ class _Encode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, points: Tensor, parameters: Tensor, made: list[Level], features: int) -> Tensor:
+    def forward(ctx, points: Tensor, parameters: Tensor, levels: list[Level], features: int) -> Tensor:
         table, columns = parameters.view(-1, features), points.T.contiguous()
-        out = points.new_empty(len(made) * features, len(points))
+        out = points.new_empty(len(levels) * features, len(points))
         kept = []
-        for k, level in enumerate(made):
+        for k, level in enumerate(levels):
             grid, inside = cell(level, columns)
             index = corner_indices(level, grid)
             rows = table[level.offset : level.offset + level.entries]
@@ -114,7 +114,7 @@ class _Encode(torch.autograd.Function):
                 out[k * features + f] = interpolate(corner_values(rows[:, f], index), inside)
             kept += [index, inside]
         ctx.save_for_backward(points, parameters, *kept)
-        ctx.levels, ctx.features = made, features
+        ctx.levels, ctx.features = levels, features
         return out.T
 
     @staticmethod
@@ -130,8 +130,8 @@ class _Encode(torch.autograd.Function):
             if grad_parameters is not None:
                 weights, flat = corner_weights(inside), index.view(-1)
                 for f in range(features):
-                    share = (weights * grad[k * features + f]).view(-1)
-                    grad_parameters[rows, f] = share.new_zeros(level.entries).scatter_add_(0, flat, share)
+                    contribution = (weights * grad[k * features + f]).view(-1)
+                    grad_parameters[rows, f] = contribution.new_zeros(level.entries).scatter_add_(0, flat, contribution)
             if grad_points is not None:
                 along = [corner_values(table[rows, f], index) * grad[k * features + f] for f in range(features)]
                 grad_points += level.scale * slopes(sum(along), inside).T
@@ -183,7 +183,7 @@ class HashGrid(nn.Module):
         per_level_scale: float = 1.447269237440378,
     ):
         super().__init__()
-        self.levels = levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale)
+        self.levels = grid_levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale)
         self.features = features
         self.layout = (
             ("n_levels", levels_count),

@@ -20,7 +20,7 @@ from scene.volume_rendering import VolumeRenderer
 THRESHOLDS = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 25.0, 40.0)  # 2.5, 10: ProlificDreamer's; 25: threestudio's
 PROBES = 64  # points along an axis at which the occupied box is looked for
 MARGIN = 0.1  # of the box's extent, on either side
-FULL = 0.9  # share of the border of the field's cube above the threshold, from which on it shows no object
+FULL = 0.9  # fraction of the border of the field's cube above the threshold, from which on it shows no object
 VIEWS = 12
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scene.cameras import pixel_rays
 from scene.mesh import Mesh
-from scene.rasterizer import Fragments, RayCaster, fragments, interpolate
+from scene.rasterizer import Fragments, RayCaster, interpolate, visible_fragments
 from scene.silhouettes import antialias, silhouettes
 
 
@@ -39,21 +39,23 @@ def render_mesh(
     caster = caster or RayCaster(mesh.vertices, mesh.faces)
     origins, directions = pixel_rays(camera_to_world, fovy, size)
     face, _ = caster(origins, directions)
-    made = fragments(face.view(-1, size, size), mesh.vertices, mesh.faces, origins, directions)
+    fragments = visible_fragments(face.view(-1, size, size), mesh.vertices, mesh.faces, origins, directions)
     directions = directions.view(-1, size, size, 3)
     if not (face >= 0).any():
         # Zeros with a graph: a step without a view of the object is a step without a gradient, not an error.
         graph = mesh.vertices.sum() + colour(mesh.vertices.new_zeros(1, 3)).sum()
         nothing = mesh.vertices.new_zeros(*directions.shape[:3], 7) + 0 * graph
         return MeshRender(*nothing.split([3, 3, 1], -1), directions)
-    values = torch.cat([shade(made, mesh, colour), interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
+    values = torch.cat(
+        [shade(fragments, mesh, colour), interpolate(fragments, mesh.faces, mesh.vertex_normals()), fragments.mask], -1
+    )
     values = antialias(values, silhouettes(mesh, camera_to_world, fovy, size, caster))
     return MeshRender(*values.split([3, 3, 1], -1), directions)
 
 
-def shade(made: Fragments, mesh: Mesh, colour: Callable[[Tensor], Tensor]) -> Tensor:
+def shade(fragments: Fragments, mesh: Mesh, colour: Callable[[Tensor], Tensor]) -> Tensor:
     """Images (B, S, S, 3) of the colour at the surface points, zero where nothing is seen."""
-    hit = (made.face.flatten() >= 0).nonzero()[:, 0]
-    points = interpolate(made, mesh.faces, mesh.vertices).view(-1, 3).index_select(0, hit)
-    image = points.new_zeros(made.face.numel(), 3).index_copy(0, hit, colour(points).to(points))
-    return image.view(*made.face.shape, 3)
+    hit = (fragments.face.flatten() >= 0).nonzero()[:, 0]
+    points = interpolate(fragments, mesh.faces, mesh.vertices).view(-1, 3).index_select(0, hit)
+    image = points.new_zeros(fragments.face.numel(), 3).index_copy(0, hit, colour(points).to(points))
+    return image.view(*fragments.face.shape, 3)

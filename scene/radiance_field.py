@@ -37,7 +37,7 @@ def initial_density(points: Tensor, kind: Initialisation, strength: float = 10.0
 class DenseGrid(nn.Module):
     """Multi-level dense grid: F features a level, interpolated trilinearly; on a CPU several times faster than hashing.
 
-    resolutions: vertices per axis of the levels. Points are in [0, 1]; outside the border's value goes on.
+    resolutions: vertices per axis of the levels. Points are in [0, 1]; outside the border's value continues.
     """
 
     def __init__(self, resolutions: tuple[int, ...] = (8, 16, 32, 64), features: int = 4):

@@ -173,10 +173,10 @@ def rasterize(
     """
     origins, directions = pixel_rays(camera_to_world.to(vertices), fovy.to(vertices), size)
     face, _ = (caster or RayCaster(vertices, faces))(origins, directions)
-    return fragments(face.view(-1, size, size), vertices, faces, origins, directions)
+    return visible_fragments(face.view(-1, size, size), vertices, faces, origins, directions)
 
 
-def fragments(face: Tensor, vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor) -> Fragments:
+def visible_fragments(face: Tensor, vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor) -> Fragments:
     """Fragments for visible faces (B, H, W) that are known already; origins, directions: (B H W, 3)."""
     hit = (face.flatten() >= 0).nonzero()[:, 0]
     seen = faces.index_select(0, face.flatten()[hit])
@@ -187,17 +187,17 @@ def fragments(face: Tensor, vertices: Tensor, faces: Tensor, origins: Tensor, di
     return Fragments(face, barycentric.view(*face.shape, 3), depth.view(face.shape))
 
 
-def interpolate(made: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
+def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
     """Images (B, H, W, C) of vertex attributes (V, C), zero where nothing is seen.
 
     Differentiable in the attributes and, through the barycentric weights, in the vertices.
     """
-    hit = (made.face.flatten() >= 0).nonzero()[:, 0]
-    seen = faces.index_select(0, made.face.flatten()[hit])
+    hit = (fragments.face.flatten() >= 0).nonzero()[:, 0]
+    seen = faces.index_select(0, fragments.face.flatten()[hit])
     corners = attributes.index_select(0, seen.flatten()).view(-1, 3, attributes.shape[1])
-    values = torch.einsum("nk,nkc->nc", made.barycentric.view(-1, 3).index_select(0, hit), corners)
-    image = values.new_zeros(made.face.numel(), attributes.shape[1]).index_copy(0, hit, values)
-    return image.view(*made.face.shape, -1)
+    values = torch.einsum("nk,nkc->nc", fragments.barycentric.view(-1, 3).index_select(0, hit), corners)
+    image = values.new_zeros(fragments.face.numel(), attributes.shape[1]).index_copy(0, hit, values)
+    return image.view(*fragments.face.shape, -1)
 
 
 def project(points: Tensor, camera_to_world: Tensor, fovy: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scene.cameras import pixel_rays
-from scene.rasterizer import Fragments, fragments
+from scene.rasterizer import Fragments, visible_fragments
 
 print("rasterizer: nvdiffrast (NVIDIA Source Code License, non-commercial use only)", flush=True)
 
@@ -26,7 +26,7 @@ def rasterize(
 ) -> Fragments:
     """As `scene.rasterizer.rasterize`, float32. Surfaces nearer than 0.01 or farther than 100 are not seen.
 
-    context: nvdiffrast.torch.RasterizeCudaContext(), made once.
+    context: nvdiffrast.torch.RasterizeCudaContext(), built once.
     """
     origins, directions = pixel_rays(camera_to_world, fovy, size)
     face = torch.full((len(camera_to_world), size, size), -1, device=vertices.device)
@@ -36,7 +36,7 @@ def rasterize(
             seen, _ = nvdiffrast.rasterize(context, clip, faces.int(), (size, size), grad_db=False)
             # The last channel is the face plus one; rows go up.
             face = seen[..., 3].long().flip(1) - 1
-    return fragments(face, vertices, faces, origins, directions)
+    return visible_fragments(face, vertices, faces, origins, directions)
 
 
 def clip_coordinates(vertices: Tensor, camera_to_world: Tensor, fovy: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from scene.cameras import rays
 from scene.mesh import Mesh
 from scene.rasterizer import BruteForceCaster, RayCaster, project
 
-OUTSIDE = 0.01  # pixels beyond an edge, where what is behind it is looked up
-BEHIND = 1e-4  # relative distance by which that must lie behind the edge
+OUTSIDE = 0.01  # pixels beyond an edge at which the next surface is looked up
+DEPTH_MARGIN = 1e-4  # fraction of the edge's distance by which that surface must be farther away
 
 
 @dataclass
@@ -108,7 +108,7 @@ def _crossings(outline: _Outline, axis: int, size: int, caster: RayCaster | Brut
     slope = (q - p) / (b - a)
     at = p + (line + 0.5 - a) * slope
     with torch.no_grad():
-        # 1: the surface is before the crossing, -1: behind it. One of the two faces may have no area, both do not.
+        # 1: the surface ends at the crossing, -1: it begins there. One of the two faces may have no area, both do not.
         beside = p[:, None] + (points[:, 2:, axis] - a[:, None]) * slope[:, None] - points[:, 2:, 1 - axis]
         side = torch.sign(beside.sum(1))
         part = (line + 0.5 - a) / (b - a)
@@ -145,15 +145,15 @@ def _lines(ends: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def _jump(
     outline: _Outline, edge: Tensor, outside: Tensor, depth: Tensor, size: int, caster: RayCaster | BruteForceCaster
 ) -> Tensor:
-    """How far (K,) behind the edge the next surface is outside of it, in world units; zero where the edge is hidden.
+    """How much farther away (K,) the next surface beyond the edge is, in world units; zero where the edge is hidden.
 
     outside: (K, 2) pixel coordinates just beyond the edge; depth: (K,) of the edge there, along the viewing axis.
     """
     cameras = outline.camera_to_world[edge]
     origins, directions = rays(cameras, outline.fovy[edge], outside[:, None], size, size)
     distance = depth / -(directions[:, 0] * cameras[:, :3, 2]).sum(-1)
-    _, behind = caster(origins, directions[:, 0])
-    return torch.where(behind > distance * (1 + BEHIND), behind - distance, 0)
+    _, next_distance = caster(origins, directions[:, 0])
+    return torch.where(next_distance > distance * (1 + DEPTH_MARGIN), next_distance - distance, 0)
 
 
 def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:

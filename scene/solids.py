@@ -1,7 +1,7 @@
-"""Solid bodies from bits on the tetrahedral grid: no cavities inside, no crumbs beside the object.
+"""Solid bodies from bits on the tetrahedral grid: no cavities inside, no floaters beside the object.
 
-A radiance field is free to be hollow where no camera looks, and to leave crumbs in the air. Both would become surfaces
-of their own, the cavities' with the wrong side out.
+A radiance field is free to be hollow where no camera looks, and to leave floaters in empty space. Both would become
+surfaces of their own, the cavities' with the wrong side out.
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ def solid(grid: TetrahedralGrid, inside: Tensor, fraction: float = 0.05) -> Tens
 
 @torch.no_grad()
 def solidify(surface: DMTet, fraction: float = 0.05) -> None:
-    """Gives the surface the values of solid bodies: cavities and crumbs change their sign."""
+    """Gives the surface the values of solid bodies: cavities and floaters change their sign."""
     inside = (surface.sdf > 0) & ~surface.border
     body = solid(surface.grid, inside, fraction)
     value = surface.sdf.abs().clamp(min=1e-3)

@@ -81,7 +81,7 @@ class TetrahedralGrid:
         if inside is not None:
             corners = inside[: self.corners].view(n + 1, n + 1, n + 1)
             centres = inside[self.corners :].view(n, n, n)
-        made = []
+        tetrahedra = []
         for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
             if inside is None:
                 near = torch.ones(n - 1, n, n, dtype=torch.bool)
@@ -95,8 +95,8 @@ class TetrahedralGrid:
             corner = corner_strides[a] + sum(at[:, i] * corner_strides[d] for i, d in enumerate((a, b, c)))
             around = [0, corner_strides[b], corner_strides[b] + corner_strides[c], corner_strides[c]]
             for p, q in zip(around, around[1:] + around[:1], strict=True):
-                made.append(torch.stack([centre, centre + strides[a], corner + p, corner + q], -1))
-        return torch.cat(made)
+                tetrahedra.append(torch.stack([centre, centre + strides[a], corner + p, corner + q], -1))
+        return torch.cat(tetrahedra)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def crossed_edges(inside: Tensor, tetrahedra: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([key // count, key % count], -1), faces
 
 
-def cross(positions: Tensor, sdf: Tensor) -> Tensor:
+def zero_crossings(positions: Tensor, sdf: Tensor) -> Tensor:
     """Points (E, 3) where the value, linear between positions (E, 2, 3) with sdf (E, 2), is zero; sdf[:, 0] > 0."""
     part = sdf[:, :1] / (sdf[:, :1] - sdf[:, 1:])
     return positions[:, 0] + part * (positions[:, 1] - positions[:, 0])
@@ -130,7 +130,9 @@ def marching_tetrahedra(positions: Tensor, sdf: Tensor, tetrahedra: Tensor) -> M
     """
     edges, faces = crossed_edges(sdf > 0, tetrahedra)
     flat = edges.flatten()
-    return Mesh(cross(positions.index_select(0, flat).view(-1, 2, 3), sdf.index_select(0, flat).view(-1, 2)), faces)
+    return Mesh(
+        zero_crossings(positions.index_select(0, flat).view(-1, 2, 3), sdf.index_select(0, flat).view(-1, 2)), faces
+    )
 
 
 class DMTet(nn.Module):
@@ -173,7 +175,7 @@ class DMTet(nn.Module):
             edges, faces = crossed_edges(inside, self.grid.tetrahedra(inside))
         values = self.sdf.index_select(0, edges.flatten())
         values = torch.where(self.border[edges.flatten()], values.new_tensor(-1.0), values)
-        return Mesh(cross(self.positions(edges), values.view(-1, 2)), faces)
+        return Mesh(zero_crossings(self.positions(edges), values.view(-1, 2)), faces)
 
 
 def sdf_from_density(density: Callable[[Tensor], Tensor], threshold: float) -> Callable[[Tensor], Tensor]:

@@ -33,10 +33,10 @@ def ramp(coordinate):
 @pytest.fixture(scope="module")
 def egg():
     """A closed mesh, longest along x, then z, then y, off the origin; its atlas and its baked colours."""
-    made = trimesh.creation.icosphere(subdivisions=3)
-    vertices = torch.tensor(np.array(made.vertices), dtype=torch.float32) * torch.tensor([0.8, 0.4, 0.6])
+    sphere = trimesh.creation.icosphere(subdivisions=3)
+    vertices = torch.tensor(np.array(sphere.vertices), dtype=torch.float32) * torch.tensor([0.8, 0.4, 0.6])
     vertices = vertices + torch.tensor([0.1, 0.0, -0.2])
-    atlas = unwrap(vertices, torch.tensor(np.array(made.faces)), size=256)
+    atlas = unwrap(vertices, torch.tensor(np.array(sphere.faces)), size=256)
     return vertices, atlas, bake(vertices, atlas, field)
 
 

@@ -176,10 +176,10 @@ def test_nerfaccs_packed_weights_are_those_of_padded_rays(monkeypatch):
         pytest.skip(why)
     ray = torch.arange(500, device="cuda").repeat_interleave(torch.randint(0, 90, (500,), device="cuda"))
     density = (torch.rand(len(ray), device="cuda") * 4).requires_grad_(True)
-    weight, made = torch.randn(len(ray), device="cuda"), []
+    weight, results = torch.randn(len(ray), device="cuda"), []
     for missing in (volume_rendering.missing_kernels, lambda: "off"):
         monkeypatch.setattr(volume_rendering, "missing_kernels", missing)
         weights = composite(density, ray, 0.05, 500)
-        made.append([weights, *torch.autograd.grad((weights * weight).sum(), density)])
-    for ours, theirs in zip(*made, strict=True):
+        results.append([weights, *torch.autograd.grad((weights * weight).sum(), density)])
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

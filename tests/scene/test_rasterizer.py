@@ -10,11 +10,11 @@ from scene.mesh import Mesh
 from scene.rasterizer import (
     BruteForceCaster,
     RayCaster,
-    fragments,
     interpolate,
     intersect,
     project,
     rasterize,
+    visible_fragments,
 )
 from scene.tetrahedra import DMTet
 
@@ -65,11 +65,11 @@ def test_distances_of_a_caster_are_those_along_the_rays():
 
 def test_interpolated_positions_lie_on_the_rays_at_their_depth():
     mesh, view, size = rough_torus(), look(cameras(3)), 32
-    made = rasterize(mesh.vertices, mesh.faces, *view, size)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, size)
     origins, directions = pixel_rays(*view, size)
-    expected = origins + made.depth.view(-1, 1) * directions
-    points = interpolate(made, mesh.faces, mesh.vertices).view(-1, 3)
-    hit = made.mask.view(-1) > 0
+    expected = origins + fragments.depth.view(-1, 1) * directions
+    points = interpolate(fragments, mesh.faces, mesh.vertices).view(-1, 3)
+    hit = fragments.mask.view(-1) > 0
     torch.testing.assert_close(points[hit], expected[hit], atol=1e-5, rtol=1e-5)
     assert (points[~hit] == 0).all()
 
@@ -77,12 +77,12 @@ def test_interpolated_positions_lie_on_the_rays_at_their_depth():
 def test_the_picture_is_the_right_way_round():
     """From the front (+x), the object's left side (+y) is on the right of the picture and its top (+z) above."""
     corner = torch.tensor([[0.0, 0.3, 0.3], [0.0, 0.5, 0.3], [0.0, 0.4, 0.6]])
-    made = rasterize(corner, torch.tensor([[0, 1, 2]]), *look(turntable(1, elevation=0)), 32)
-    row, column = made.face[0].ge(0).nonzero().double().mean(0)
+    fragments = rasterize(corner, torch.tensor([[0, 1, 2]]), *look(turntable(1, elevation=0)), 32)
+    row, column = fragments.face[0].ge(0).nonzero().double().mean(0)
     focal = 16 / math.tan(math.radians(20))
     assert row.item() + 0.5 == pytest.approx(16 - focal * 0.4 / 2.5, abs=0.5)
     assert column.item() + 0.5 == pytest.approx(16 + focal * 0.4 / 2.5, abs=0.5)
-    assert made.depth.max().item() == pytest.approx(math.hypot(2.5, 0.5), abs=0.1)
+    assert fragments.depth.max().item() == pytest.approx(math.hypot(2.5, 0.5), abs=0.1)
 
 
 def test_projection_inverts_rays():
@@ -100,8 +100,8 @@ def test_the_nearest_of_two_surfaces_is_seen_from_either_side():
     square = torch.tensor([[0.0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]])
     vertices = torch.cat([square, square + torch.tensor([0.5, 0.0, 0.0])])
     faces = torch.tensor([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
-    made = rasterize(vertices, faces, *look(turntable(2, elevation=0, fovy=20)), 8)
-    assert (made.face[0] >= 2).all() and (made.face[1] < 2).all() and (made.face[1] >= 0).all()
+    fragments = rasterize(vertices, faces, *look(turntable(2, elevation=0, fovy=20)), 8)
+    assert (fragments.face[0] >= 2).all() and (fragments.face[1] < 2).all() and (fragments.face[1] >= 0).all()
 
 
 def test_gradients_inside_are_those_of_finite_differences():
@@ -113,8 +113,8 @@ def test_gradients_inside_are_those_of_finite_differences():
     assert 10 < (face >= 0).sum() < face.numel()
 
     def shaded(vertices, attributes):
-        made = fragments(face, vertices, mesh.faces, origins, directions)
-        return interpolate(made, mesh.faces, attributes), made.depth
+        fragments = visible_fragments(face, vertices, mesh.faces, origins, directions)
+        return interpolate(fragments, mesh.faces, attributes), fragments.depth
 
     used = mesh.faces[face[face >= 0]].unique()
     vertices = mesh.vertices.double()
@@ -136,11 +136,11 @@ def test_nothing_to_see_is_an_empty_image(kind):
         vertices, faces = torch.rand(3, 3) + torch.tensor([9.0, 0, 0]), torch.tensor([[0, 1, 2]])
     vertices.requires_grad_()
     for caster in (RayCaster(vertices, faces), BruteForceCaster(vertices, faces)):
-        made = rasterize(vertices, faces, *look(turntable(2)), 8, caster)
-        image = interpolate(made, faces, torch.ones(len(vertices), 5, requires_grad=True))
-        assert image.shape == (2, 8, 8, 5) and (made.face == -1).all() and made.mask.sum() == 0
-        assert image.abs().sum() == 0 == made.depth.sum()
-        (image.sum() + made.depth.sum()).backward()
+        fragments = rasterize(vertices, faces, *look(turntable(2)), 8, caster)
+        image = interpolate(fragments, faces, torch.ones(len(vertices), 5, requires_grad=True))
+        assert image.shape == (2, 8, 8, 5) and (fragments.face == -1).all() and fragments.mask.sum() == 0
+        assert image.abs().sum() == 0 == fragments.depth.sum()
+        (image.sum() + fragments.depth.sum()).backward()
 
 
 def test_vertices_that_are_no_numbers_are_refused():
@@ -150,7 +150,7 @@ def test_vertices_that_are_no_numbers_are_refused():
         RayCaster(vertices, torch.tensor([[0, 1, 2]]))
 
 
-def test_a_caster_keeps_the_mesh_that_it_was_made_of():
+def test_a_caster_keeps_the_mesh_that_it_was_built_from():
     """The hierarchy holds a copy: an optimizer's step must not move what was built."""
     vertices, faces = torch.tensor([[0.0, -1, -1], [0, 1, -1], [0, 0, 2]]), torch.tensor([[0, 1, 2]])
     caster = RayCaster(vertices, faces)

@@ -57,8 +57,8 @@ def test_the_grid_fills_the_cube_without_cracks(resolution):
 def test_tetrahedra_near_the_surface_are_all_that_straddle_it():
     grid = TetrahedralGrid(5)
     everything = grid.tetrahedra()
-    for share in (0.02, 0.5, 0.98):
-        inside = torch.rand(len(grid)) < share
+    for fraction in (0.02, 0.5, 0.98):
+        inside = torch.rand(len(grid)) < fraction
         mixed = inside[everything].float().mean(1) % 1 > 0
         near = {tuple(t) for t in grid.tetrahedra(inside).tolist()}
         assert {tuple(t) for t in everything[mixed].tolist()} <= near <= {tuple(t) for t in everything.tolist()}

@@ -14,8 +14,8 @@ SPHERE = torch.tensor(np.array(ICOSPHERE.vertices), dtype=torch.float32), torch.
 
 
 def box(*extents: float):
-    made = trimesh.creation.box(extents)
-    return torch.tensor(np.array(made.vertices), dtype=torch.float32), torch.tensor(np.array(made.faces))
+    cuboid = trimesh.creation.box(extents)
+    return torch.tensor(np.array(cuboid.vertices), dtype=torch.float32), torch.tensor(np.array(cuboid.faces))
 
 
 def quad(low: float, high: float, size: int) -> tuple[torch.Tensor, Atlas]:
@@ -44,12 +44,13 @@ def lookup(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
     size = len(image)
     at = np.stack([(1 - uv[:, 1]) * size - 0.5, uv[:, 0] * size - 0.5], 1)
     low = np.floor(at).astype(int)
-    share = at - low
+    fraction = at - low
     total = np.zeros((len(uv), 3))
     for down in (0, 1):
         for right in (0, 1):
             i, j = np.clip(low[:, 0] + down, 0, size - 1), np.clip(low[:, 1] + right, 0, size - 1)
-            weight = (share[:, 0] if down else 1 - share[:, 0]) * (share[:, 1] if right else 1 - share[:, 1])
+            vertical, horizontal = fraction.T
+            weight = (vertical if down else 1 - vertical) * (horizontal if right else 1 - horizontal)
             total += weight[:, None] * image[i, j]
     return total
 
