@@ -14,9 +14,10 @@ import torch
 from benchmarks.timing import interleaved, row
 from scene.cameras import pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, interpolate, rasterize, visible_fragments
+from scene.rasterizer import interpolate, rasterize, visible_fragments
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from scene.visibility import BruteForceCaster, RayCaster
 
 FEASIBLE = 2**25  # pairs of rays and faces for the reference
 
@@ -40,13 +41,13 @@ def parts(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> dic
     """The parts of a render, each alone, and the whole of it."""
     vertices, faces = mesh.vertices.detach().requires_grad_(), mesh.faces
     caster, lines = RayCaster(vertices, faces), pixel_rays(*view, size)
-    face = caster(*lines)[0].view(-1, size, size)
+    face = caster.visible_faces(*view, size)
     normals = mesh.vertex_normals().detach()
     flat = interpolate(visible_fragments(face, vertices.detach(), faces, *lines), faces, normals)
     loss = render(Mesh(vertices, faces), view, size).square().sum()
     jobs = {
         "hierarchy": lambda: RayCaster(vertices, faces),
-        "visibility": lambda: caster(*lines),
+        "visibility": lambda: caster.first_hits(*lines),
         "shading": lambda: interpolate(visible_fragments(face, vertices, faces, *lines), faces, normals),
         "outlines": lambda: antialias(flat, silhouettes(Mesh(vertices, faces), *view, size, caster)),
         "backward": lambda: torch.autograd.grad(loss, vertices, retain_graph=True),
@@ -56,7 +57,7 @@ def parts(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> dic
     }
     if len(lines[0]) * len(faces) <= FEASIBLE and vertices.device.type == "cpu":
         reference = BruteForceCaster(vertices, faces)
-        jobs["visibility by brute force"] = lambda: reference(*lines)
+        jobs["visibility by brute force"] = lambda: reference.first_hits(*lines)
     return jobs
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from scene.cameras import Orbit, pixel_rays
 from scene.mesh import Mesh
 from scene.radiance_field import RadianceField
-from scene.rasterizer import RayCaster
 from scene.solids import solidify
 from scene.tetrahedra import DMTet
+from scene.visibility import RayCaster
 from scene.volume_rendering import VolumeRenderer
 
 THRESHOLDS = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 25.0, 40.0)  # 2.5, 10: ProlificDreamer's; 25: threestudio's
@@ -64,9 +64,8 @@ def field_mask(field: RadianceField, renderer: VolumeRenderer, orbit: Orbit, siz
 @torch.no_grad()
 def mesh_mask(mesh: Mesh, orbit: Orbit, size: int) -> Tensor:
     """Where B cameras see a mesh, (B, size, size)."""
-    origins, directions = pixel_rays(orbit.camera_to_world().to(mesh.vertices), orbit.fovy.to(mesh.vertices), size)
-    face, _ = RayCaster(mesh.vertices, mesh.faces)(origins, directions)
-    return (face >= 0).view(len(orbit), size, size)
+    view = orbit.camera_to_world().to(mesh.vertices), orbit.fovy.to(mesh.vertices)
+    return RayCaster(mesh.vertices, mesh.faces).visible_faces(*view, size) >= 0
 
 
 @torch.no_grad()

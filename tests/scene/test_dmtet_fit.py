@@ -10,9 +10,10 @@ from torch import Tensor
 
 from scene.cameras import Orbit, pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import RayCaster, interpolate, rasterize
+from scene.rasterizer import interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from scene.visibility import RayCaster
 from toybox.world.objects import build, stack
 from toybox.world.render import render
 

@@ -1,46 +1,14 @@
+"""Fragments of rasterised meshes: visibility, interpolation, gradients inside of faces, projection."""
+
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+from rough_meshes import cameras, look, rough_torus
 
-from scene.cameras import Orbit, pixel_rays, rays, turntable
-from scene.mesh import Mesh
-from scene.rasterizer import (
-    BruteForceCaster,
-    RayCaster,
-    interpolate,
-    intersect,
-    project,
-    rasterize,
-    visible_fragments,
-)
-from scene.tetrahedra import DMTet
-
-
-def rough_torus(resolution=14):
-    surface = DMTet(resolution)
-    surface.initialise(
-        lambda p: 0.2 - torch.stack([p[:, :2].norm(dim=-1) - 0.5, p[:, 2] - 0.1 * p[:, 0]], -1).norm(dim=-1)
-    )
-    with torch.no_grad():
-        surface.deformation.normal_()
-        mesh = surface.extract()
-    return Mesh(mesh.vertices, mesh.faces)
-
-
-def cameras(count):
-    return Orbit(
-        torch.rand(count) * 360,
-        torch.rand(count) * 120 - 60,
-        1.5 + torch.rand(count),
-        30 + 40 * torch.rand(count),
-    )
-
-
-def look(orbit):
-    return orbit.camera_to_world(), orbit.fovy
+from scene.cameras import pixel_rays, rays, turntable
+from scene.rasterizer import interpolate, project, rasterize, visible_fragments
+from scene.visibility import BruteForceCaster, RayCaster
 
 
 def test_visibility_agrees_with_brute_force():
@@ -52,15 +20,6 @@ def test_visibility_agrees_with_brute_force():
     torch.testing.assert_close(fast.depth, slow.depth, atol=1e-4, rtol=1e-4)
     assert (fast.barycentric.sum(-1) - fast.mask[..., 0]).abs().max() < 1e-5
     assert fast.barycentric.min() > -1e-3 and fast.barycentric.max() < 1 + 1e-3
-
-
-def test_distances_of_a_caster_are_those_along_the_rays():
-    mesh = rough_torus()
-    origins, directions = pixel_rays(*look(cameras(2)), 16)
-    face, distance = RayCaster(mesh.vertices, mesh.faces)(origins, directions)
-    assert torch.equal(face < 0, distance == torch.inf) and (face >= 0).any()
-    _, expected = intersect(mesh.corners()[face.clamp(min=0)], origins, directions)
-    torch.testing.assert_close(distance[face >= 0], expected[face >= 0], atol=1e-5, rtol=1e-5)
 
 
 def test_interpolated_positions_lie_on_the_rays_at_their_depth():
@@ -143,38 +102,6 @@ def test_nothing_to_see_is_an_empty_image(kind):
         (image.sum() + fragments.depth.sum()).backward()
 
 
-def test_vertices_that_are_no_numbers_are_refused():
-    vertices = torch.rand(3, 3)
-    vertices[1, 1] = torch.nan
-    with pytest.raises(ValueError, match="not finite"):
-        RayCaster(vertices, torch.tensor([[0, 1, 2]]))
-
-
-def test_a_caster_keeps_the_mesh_that_it_was_built_from():
-    """The hierarchy holds a copy: an optimizer's step must not move what was built."""
-    vertices, faces = torch.tensor([[0.0, -1, -1], [0, 1, -1], [0, 0, 2]]), torch.tensor([[0, 1, 2]])
-    caster = RayCaster(vertices, faces)
-    vertices += 100
-    _, distance = caster(torch.tensor([[2.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]]))
-    assert distance.item() == pytest.approx(2)
-    assert caster.backend.startswith("warp ") and caster.backend.endswith("(cpu)")
-
-
-def test_a_line_in_a_faces_plane_gives_numbers():
-    triangle = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]])
-    weights, distance = intersect(triangle, torch.tensor([[-1.0, 0.2, 0]]), torch.tensor([[1.0, 0, 0]]))
-    assert weights.isfinite().all() and distance.isfinite().all()
-
-
-def test_warp_says_nothing():
-    code = (
-        "import torch; from scene.rasterizer import RayCaster;"
-        "RayCaster(torch.eye(3), torch.tensor([[0, 1, 2]]))(torch.zeros(1, 3), torch.ones(1, 3))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == done.stderr == ""
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_sees_what_the_cpu_sees():
@@ -183,18 +110,3 @@ def test_cuda_sees_what_the_cpu_sees():
     there = rasterize(mesh.vertices.cuda(), mesh.faces.cuda(), *(v.cuda() for v in view), 64)
     assert (here.face != there.face.cpu()).float().mean() < 0.002
     torch.testing.assert_close(here.depth, there.depth.cpu(), atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_nvdiffrast_sees_what_warp_sees():
-    nvdiffrast = pytest.importorskip("nvdiffrast.torch")
-    from scene import rasterizer_nvdiffrast
-
-    mesh, view = rough_torus(), tuple(v.cuda() for v in look(cameras(3)))
-    vertices, faces = mesh.vertices.cuda(), mesh.faces.cuda()
-    ours = rasterize(vertices, faces, *view, 64)
-    theirs = rasterizer_nvdiffrast.rasterize(vertices, faces, *view, 64, nvdiffrast.RasterizeCudaContext())
-    assert (ours.face != theirs.face).float().mean() < 0.01
-    same = ours.face == theirs.face
-    torch.testing.assert_close(ours.depth[same], theirs.depth[same])

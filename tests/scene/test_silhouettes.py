@@ -5,9 +5,10 @@ import torch
 
 from scene.cameras import Orbit, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, interpolate, project, rasterize
+from scene.rasterizer import interpolate, project, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from scene.visibility import BruteForceCaster, RayCaster
 
 FRONT = turntable(1, elevation=0)  # from +x: rows are -z, columns are +y
 FOCAL = 0.5 / math.tan(math.radians(20))  # image heights
