@@ -20,6 +20,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from common.files import atomic_write
 from common.pixels import to_uint8
+from scene.mesh import MeshError
 from scene.texture import Atlas
 
 
@@ -84,7 +85,7 @@ def _picture(image: Tensor) -> Image.Image:
 def _mesh(vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial) -> trimesh.Trimesh:
     """The unwrapped mesh in the files' axes."""
     if len(atlas.faces) == 0:
-        raise ValueError("the mesh has no faces; there is nothing to export")
+        raise MeshError("the mesh has no faces; there is nothing to export")
     positions = to_file_axes(vertices.detach().double().cpu().numpy())
     source = atlas.source.cpu().numpy()
     faces = atlas.faces.cpu().numpy()

@@ -15,6 +15,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 
+class MeshError(ValueError):
+    """A mesh that cannot be textured or exported as it is; the message is one line with the reason."""
+
+
 @dataclass
 class Edges:
     """The undirected edges of a mesh and the faces on them.

@@ -40,7 +40,7 @@ class NvdiffrastVisibility:
     backend = "nvdiffrast"
 
     def __init__(self, vertices: Tensor, faces: Tensor, context: "nvdiffrast.RasterizeCudaContext | None" = None):
-        self.vertices, self.faces = vertices.detach(), faces
+        self.vertices, self.faces = vertices.detach().clone(), faces
         self.context = context or nvdiffrast.RasterizeCudaContext()
 
     @torch.no_grad()

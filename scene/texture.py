@@ -15,6 +15,8 @@ import xatlas
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from scene.mesh import MeshError
+
 REACH = math.sqrt(2.0)  # texels: a bilinear lookup inside a chart reads no texel that is farther from it
 PACKINGS = 12  # tries; three are usual
 CHUNK = 2**18  # points of one call of a field, and pairs of a texel and a face that are compared at once
@@ -42,9 +44,9 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int = 1024, padding: int = 6) 
     are too many for the image.
     """
     if len(faces) == 0:
-        raise ValueError("the mesh has no faces; there is nothing to texture or export")
+        raise MeshError("the mesh has no faces; there is nothing to texture or export")
     if not bool(torch.isfinite(vertices).all()):
-        raise ValueError("the mesh has vertices that are not finite; a loss or a learning rate is too large")
+        raise MeshError("the mesh has vertices that are not finite; a loss or a learning rate is too large")
     if not 2 <= padding < size / 2:
         raise ValueError(f"padding is {padding} texels; it must be at least 2 and less than half the size, {size}")
     positions = vertices.detach().double().cpu().numpy()
@@ -56,12 +58,12 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int = 1024, padding: int = 6) 
     charts.add_mesh((positions / max(unit, 1e-30)).astype(np.float32), indices.astype(np.uint32))
     charts.generate()
     if charts.chart_count == 0:
-        raise ValueError("the mesh has no face with an area; there is nothing to texture or export")
+        raise MeshError("the mesh has no face with an area; there is nothing to texture or export")
     source, corners, uv = charts[0]
     flat = uv * np.array([charts.width, charts.height]) / charts.texels_per_unit
     kept, corners, texels = _pack(flat.astype(np.float32), corners, size - padding, padding)
     if texels is None:
-        raise ValueError(f"{charts.chart_count} charts do not fit a texture of size {size}; use a larger one")
+        raise MeshError(f"{charts.chart_count} charts do not fit a texture of size {size}; use a larger one")
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array.astype(np.int64), device=faces.device)

@@ -13,6 +13,7 @@ import trimesh
 from PIL import Image
 
 from scene.export import to_file_axes, write_glb, write_obj
+from scene.mesh import MeshError
 from scene.texture import Atlas, bake, unwrap
 
 VALIDATE = """
@@ -193,7 +194,7 @@ def test_a_mesh_without_faces_is_refused(egg, tmp_path):
     vertices, atlas, image = egg
     empty = Atlas(atlas.uv, atlas.faces[:0], atlas.source, atlas.size)
     for write, name in ((write_glb, "egg.glb"), (write_obj, "egg.obj")):
-        with pytest.raises(ValueError, match="^the mesh has no faces; there is nothing to export$"):
+        with pytest.raises(MeshError, match="^the mesh has no faces; there is nothing to export$"):
             write(tmp_path / name, vertices, empty, image)
     assert list(tmp_path.iterdir()) == []
 

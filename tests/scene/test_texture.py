@@ -7,6 +7,7 @@ import trimesh
 from scipy.ndimage import distance_transform_edt
 
 import scene.texture
+from scene.mesh import MeshError
 from scene.texture import REACH, Atlas, bake, surface_of_texels, unwrap
 
 ICOSPHERE = trimesh.creation.icosphere(subdivisions=2)
@@ -243,17 +244,25 @@ def test_a_face_without_area_in_the_atlas_colours_nothing():
 
 
 @pytest.mark.parametrize(
-    ("vertices", "faces", "settings", "message"),
+    ("vertices", "faces", "size", "message"),
     [
-        (SPHERE[0], SPHERE[1][:0], {}, "no faces"),
-        (SPHERE[0].log(), SPHERE[1], {}, "not finite"),
-        (SPHERE[0], SPHERE[1] * 0, {}, "no face with an area"),
-        (SPHERE[0], SPHERE[1], {"padding": 1}, "padding is 1 "),
-        (SPHERE[0], SPHERE[1], {"size": 12, "padding": 6}, "less than half the size, 12"),
-        (SPHERE[0], SPHERE[1], {"size": 16, "padding": 6}, "charts do not fit a texture of size 16"),
+        (SPHERE[0], SPHERE[1][:0], 64, "no faces"),
+        (SPHERE[0].log(), SPHERE[1], 64, "not finite"),
+        (SPHERE[0], SPHERE[1] * 0, 64, "no face with an area"),
+        (SPHERE[0], SPHERE[1], 16, "charts do not fit a texture of size 16"),
     ],
 )
-def test_wrong_input_is_refused_in_one_line(vertices, faces, settings, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        unwrap(vertices, faces, **settings)
+def test_a_mesh_that_cannot_be_unwrapped_is_refused_in_one_line(vertices, faces, size, message):
+    with pytest.raises(MeshError, match=message) as caught:
+        unwrap(vertices, faces, size)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"padding": 1}, "padding is 1 "), ({"size": 12, "padding": 6}, "less than half the size, 12")],
+)
+def test_a_wrong_padding_is_the_callers_fault_not_the_meshs(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        unwrap(*SPHERE, **settings)
+    assert not isinstance(caught.value, MeshError)
