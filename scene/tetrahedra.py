@@ -122,19 +122,6 @@ def zero_crossings(positions: Tensor, sdf: Tensor) -> Tensor:
     return positions[:, 0] + part * (positions[:, 1] - positions[:, 0])
 
 
-def marching_tetrahedra(positions: Tensor, sdf: Tensor, tetrahedra: Tensor) -> Mesh:
-    """The zero level of sdf (V,) at positions (V, 3), differentiable in both; empty if nothing is crossed.
-
-    tetrahedra: (T, 4), of positive volume. The mesh is manifold, and closed where sdf <= 0 on the tetrahedra's
-    boundary.
-    """
-    edges, faces = crossed_edges(sdf > 0, tetrahedra)
-    flat = edges.flatten()
-    return Mesh(
-        zero_crossings(positions.index_select(0, flat).view(-1, 2, 3), sdf.index_select(0, flat).view(-1, 2)), faces
-    )
-
-
 class DMTet(nn.Module):
     """A surface on the lattice of resolution^3 cells in the box [low, high] (world units).
 
@@ -176,37 +163,3 @@ class DMTet(nn.Module):
         values = self.sdf.index_select(0, edges.flatten())
         values = torch.where(self.border[edges.flatten()], values.new_tensor(-1.0), values)
         return Mesh(zero_crossings(self.positions(edges), values.view(-1, 2)), faces)
-
-
-def sdf_from_density(density: Callable[[Tensor], Tensor], threshold: float) -> Callable[[Tensor], Tensor]:
-    """The field clamp(density - threshold, -1, 1), to initialise a DMTet with.
-
-    density: points (N, 3) to densities (N,). Thresholds in use: 2.5 (ProlificDreamer's code), 25 (threestudio).
-    """
-    return lambda points: (density(points) - threshold).clamp(-1, 1)
-
-
-@torch.no_grad()
-def occupied_box(
-    density: Callable[[Tensor], Tensor],
-    threshold: float,
-    bound: float = 1.0,
-    resolution: int = 64,
-    margin: float = 0.1,
-    device: torch.device | str = "cpu",
-) -> tuple[Vector, Vector]:
-    """Low and high corners of the box around all points of a grid with density above the threshold, plus the margin.
-
-    resolution: grid points an axis in [-bound, bound]^3, beyond which the box does not go. ValueError if there are no
-    such points.
-    """
-    axis = torch.linspace(-bound, bound, resolution, device=device)
-    points = torch.cartesian_prod(axis, axis, axis)
-    values = torch.cat([density(part) for part in points.split(CHUNK)])
-    kept = points[values > threshold]
-    if len(kept) == 0:
-        raise ValueError(
-            f"density is at most {values.max():.3g}, nowhere above the threshold {threshold:g}; lower the threshold"
-        )
-    low, high = (kept.amin(0) - margin).clamp(min=-bound), (kept.amax(0) + margin).clamp(max=bound)
-    return tuple(low.tolist()), tuple(high.tolist())
