@@ -1,4 +1,4 @@
-"""What does a VSD step cost beyond the network passes it needs? python -m benchmarks.guidance_step [--full]
+"""What a VSD step costs beyond the network passes that it needs: python -m benchmarks.guidance_step [--full].
 
 Times a whole guidance step (particle loss, its backward, the score network's update) against the sum of its bare
 passes, on networks without any of our code: the prior's, of batch 2 B without gradient; the score network's, without
@@ -31,7 +31,17 @@ PASSES = ("prior, batch 2B", "score network", "score network, backward", "autoen
 
 
 def bare_passes(pipeline: DiffusionPipeline, batch: int, device: str, dtype: torch.dtype) -> list[Callable[[], None]]:
-    """The passes that a step needs, in the order of PASSES, on copies of the pipeline's networks."""
+    """The passes that a step needs, on copies of a pipeline's networks.
+
+    Args:
+        pipeline: The prior.
+        batch: B, views per step.
+        device: cpu or cuda.
+        dtype: Of the networks.
+
+    Returns:
+        The passes, in the order of PASSES.
+    """
     unet, score, vae = (copied(network, device, dtype) for network in (pipeline.unet, pipeline.unet, pipeline.vae))
     score.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=list(ATTENTION)))
     for parameter in score.parameters():
@@ -64,7 +74,7 @@ def bare_passes(pipeline: DiffusionPipeline, batch: int, device: str, dtype: tor
 
 
 def copied(network: torch.nn.Module, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    """A frozen copy."""
+    """A frozen copy of a network on a device, in a dtype."""
     network = copy.deepcopy(network).requires_grad_(False).to(device)
     return network if network.dtype == dtype else network.to(dtype)
 
@@ -72,7 +82,18 @@ def copied(network: torch.nn.Module, device: str, dtype: torch.dtype) -> torch.n
 def guidance_step(
     pipeline: DiffusionPipeline, batch: int, device: str, dtype: torch.dtype, shared: bool
 ) -> Callable[[], None]:
-    """A whole VSD step on B images with a gradient."""
+    """A whole VSD step on images with a gradient.
+
+    Args:
+        pipeline: The prior.
+        batch: B, views per step.
+        device: cpu or cuda.
+        dtype: Of the networks.
+        shared: Train the score network on the particle step's forward pass.
+
+    Returns:
+        The step.
+    """
     prior = DiffusionPrior(pipeline, device, dtype)
     score = ScoreSettings(shared_forward=shared)
     distillation = ScoreDistillation(prior, Prompts("a red car", views=eight_sectors()), Timesteps(1000), score=score)
@@ -93,7 +114,16 @@ def guidance_step(
 
 
 def compare(name: str, pipeline: DiffusionPipeline, options: argparse.Namespace) -> bool:
-    """Prints the table of one pipeline; whether the step meets the goal."""
+    """Prints the table of one pipeline.
+
+    Args:
+        name: Of the pipeline, for the table.
+        pipeline: The prior.
+        options: Of the command line.
+
+    Returns:
+        Whether the step meets the goal.
+    """
     dtype = getattr(torch, options.dtype)
     jobs = bare_passes(pipeline, options.batch, options.device, dtype)
     for shared in (False, True):
@@ -113,10 +143,15 @@ def compare(name: str, pipeline: DiffusionPipeline, options: argparse.Namespace)
 
 
 def main(args: list[str] | None = None) -> None:
+    """Prints the tables of the toybox and of Stable Diffusion's blocks; exits with 1 if a goal is missed.
+
+    Args:
+        args: Of the command line; those of the process by default.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--batch", type=int, default=1, help="views a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="views per step (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=20, help="repetitions, at least 2 (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="Stable Diffusion 2 at its own size, 512 x 512 pixels")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")

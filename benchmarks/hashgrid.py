@@ -1,4 +1,4 @@
-"""Is the hash grid's hand-written pass worth it? python -m benchmarks.hashgrid [--points 131072] [--threads 2]
+"""What the hash grid's hand-written pass is worth: python -m benchmarks.hashgrid [--points 131072] [--threads 2].
 
 Times forward, and forward with backward, of scene.hashgrid against the same formula as autograd differentiates it, and
 against the formulation of nerfstudio's torch fallback: corners by ceil and floor, every level hashed, eight gathers and
@@ -25,6 +25,7 @@ class PlainHashGrid(HashGrid):
     """The same numbers, written down plainly and left to autograd."""
 
     def forward(self, points: Tensor) -> Tensor:
+        """Features (N, L F) of points (N, 3)."""
         table = self.params.view(-1, self.features)
         corner = torch.arange(8, device=points.device)
         moves = torch.stack([corner >> d & 1 for d in range(3)], -1)  # (8, 3)
@@ -45,7 +46,15 @@ class PlainHashGrid(HashGrid):
 
 
 class AllLevelsAtOnce(nn.Module):
-    """nerfstudio's formulation, from its description: L hashed tables of equal size, features (N, L F)."""
+    """Nerfstudio's formulation, from its description: hashed tables of equal size.
+
+    Args:
+        levels: L.
+        features: F, per level.
+        log2_size: Base-2 logarithm of a table's length.
+        base: Scale of the coarsest level.
+        growth: Factor between the scales of two levels.
+    """
 
     def __init__(self, levels: int, features: int = 2, log2_size: int = 19, base: int = 16, growth: float = 1.4473):
         super().__init__()
@@ -60,9 +69,11 @@ class AllLevelsAtOnce(nn.Module):
         return self.table[((x ^ y ^ z) % self.size) + self.starts]
 
     def forward(self, points: Tensor) -> Tensor:
-        scaled = points[:, None] * self.scales[:, None]
+        """Features (N, L F) of points (N, 3)."""
+        scaled = points[:, None] * self.scales[:, None]  # (N, L, 3)
         low, high = scaled.floor().long(), scaled.ceil().long()
         x, y, z = (scaled - scaled.floor())[..., None].unbind(-2)
+        # eight of (N, L, F)
         corners = [self.lookup(torch.where(torch.tensor(c, device=points.device), high, low)) for c in CORNERS]
         for inside in (x, y, z):
             corners = [a * (1 - inside) + b * inside for a, b in zip(corners[::2], corners[1::2], strict=True)]
@@ -74,7 +85,7 @@ CORNERS = [[bool(k & 1), bool(k & 2), bool(k & 4)] for k in range(8)]
 
 
 def jobs(encoding: nn.Module, points: Tensor) -> list[Callable[[], None]]:
-    """Forward alone, and with backward to the parameters."""
+    """Two jobs: the forward pass of an encoding at points (N, 3), and the same with backward to the parameters."""
     weights = torch.randn(len(points), encoding.width, device=points.device)
 
     def forward() -> None:
@@ -89,7 +100,15 @@ def jobs(encoding: nn.Module, points: Tensor) -> list[Callable[[], None]]:
 
 
 def compare(levels: int, options: argparse.Namespace) -> bool:
-    """Prints the table for one number of levels; whether the goal is met."""
+    """Prints the table for one number of levels.
+
+    Args:
+        levels: L.
+        options: Of the command line.
+
+    Returns:
+        Whether the goal is met.
+    """
     points = torch.rand(options.points, 3, device=options.device)
     encodings = {
         "hash grid": HashGrid(levels),
@@ -115,6 +134,11 @@ def compare(levels: int, options: argparse.Namespace) -> bool:
 
 
 def main(args: list[str] | None = None) -> None:
+    """Prints a table for each number of levels; exits with 1 if a goal is missed.
+
+    Args:
+        args: Of the command line; those of the process by default.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=131_072)
     parser.add_argument("--levels", type=int, nargs="+", default=[8, 16])

@@ -1,4 +1,4 @@
-"""What does a differentiable mesh render cost, and where? python -m benchmarks.mesh_render [--device cuda]
+"""What a differentiable mesh render costs, and where: python -m benchmarks.mesh_render [--device cuda].
 
 Per image size and face count: building warp's hierarchy, its visibility query, shading (barycentric weights and
 normals), outlines (edges, silhouettes, antialiasing), the backward pass, and the whole render. The reference is
@@ -14,40 +14,59 @@ import torch
 from benchmarks.timing import interleaved, row
 from scene.cameras import pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, fragments, interpolate, rasterize
+from scene.rasterizer import interpolate, rasterize, visible_fragments
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from scene.visibility import BruteForceCaster, RayCaster
 
 FEASIBLE = 2**25  # pairs of rays and faces for the reference
 
 
 def ball(resolution: int, device: str) -> DMTet:
-    """A ball of radius 0.5 with bumps; about 10 resolution^2 faces."""
+    """A ball of radius 0.5 with bumps on a grid of so many cells per axis; about 10 resolution^2 faces."""
     surface = DMTet(resolution).to(device)
     surface.initialise(lambda p: 0.5 + 0.05 * torch.sin(9 * p).prod(-1) - p.norm(dim=-1))
     return surface
 
 
 def render(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> torch.Tensor:
-    """Antialiased normals and coverage (B, size, size, 4)."""
+    """Antialiased normals and coverage.
+
+    Args:
+        mesh: What is seen.
+        view: Camera-to-world matrices (B, 4, 4) and vertical fields of view (B,), degrees.
+        size: Pixels per side.
+
+    Returns:
+        (B, size, size, 4).
+    """
     caster = RayCaster(mesh.vertices, mesh.faces)
-    made = rasterize(mesh.vertices, mesh.faces, *view, size, caster)
-    image = torch.cat([interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, size, caster)
+    image = torch.cat([interpolate(fragments, mesh.faces, mesh.vertex_normals()), fragments.mask], -1)
     return antialias(image, silhouettes(mesh, *view, size, caster))
 
 
 def parts(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> dict[str, Callable[[], object]]:
-    """The parts of a render, each alone, and the whole of it."""
+    """The parts of a render, each alone, and the whole of it.
+
+    Args:
+        mesh: What is seen.
+        view: Camera-to-world matrices (B, 4, 4) and vertical fields of view (B,), degrees.
+        size: Pixels per side.
+
+    Returns:
+        Jobs by name.
+    """
     vertices, faces = mesh.vertices.detach().requires_grad_(), mesh.faces
     caster, lines = RayCaster(vertices, faces), pixel_rays(*view, size)
-    face = caster(*lines)[0].view(-1, size, size)
+    face = caster.visible_faces(*view, size)
     normals = mesh.vertex_normals().detach()
-    flat = interpolate(fragments(face, vertices.detach(), faces, *lines), faces, normals)
+    flat = interpolate(visible_fragments(face, vertices.detach(), faces, *lines), faces, normals)
     loss = render(Mesh(vertices, faces), view, size).square().sum()
     jobs = {
         "hierarchy": lambda: RayCaster(vertices, faces),
-        "visibility": lambda: caster(*lines),
-        "shading": lambda: interpolate(fragments(face, vertices, faces, *lines), faces, normals),
+        "visibility": lambda: caster.first_hits(*lines),
+        "shading": lambda: interpolate(visible_fragments(face, vertices, faces, *lines), faces, normals),
         "outlines": lambda: antialias(flat, silhouettes(Mesh(vertices, faces), *view, size, caster)),
         "backward": lambda: torch.autograd.grad(loss, vertices, retain_graph=True),
         "whole render and backward": lambda: torch.autograd.grad(
@@ -56,12 +75,21 @@ def parts(mesh: Mesh, view: tuple[torch.Tensor, torch.Tensor], size: int) -> dic
     }
     if len(lines[0]) * len(faces) <= FEASIBLE and vertices.device.type == "cpu":
         reference = BruteForceCaster(vertices, faces)
-        jobs["visibility by brute force"] = lambda: reference(*lines)
+        jobs["visibility by brute force"] = lambda: reference.first_hits(*lines)
     return jobs
 
 
 def geometry_step(surface: DMTet, views: int, size: int) -> Callable[[], object]:
-    """One step of an optimizer on the surface, without guidance."""
+    """One step of an optimizer on a surface, without guidance.
+
+    Args:
+        surface: Is changed by every call.
+        views: Rendered per step.
+        size: Pixels per side.
+
+    Returns:
+        The step.
+    """
     optimizer = torch.optim.Adam(surface.parameters(), 1e-4)
     orbit = turntable(views)
     view = orbit.camera_to_world().to(surface.sdf), orbit.fovy.to(surface.sdf)
@@ -77,6 +105,11 @@ def geometry_step(surface: DMTet, views: int, size: int) -> Callable[[], object]
 
 
 def main(args: list[str] | None = None) -> None:
+    """Prints a table for each mesh and image size, and the times of whole geometry steps.
+
+    Args:
+        args: Of the command line; those of the process by default.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 512], help="pixels (default: %(default)s)")

@@ -8,10 +8,18 @@ import torch
 
 
 def interleaved(jobs: list[Callable[[], object]], repeats: int, device: str = "cpu") -> list[list[float]]:
-    """Seconds of every job in every repetition, after two rounds of warming up.
+    """Times jobs in turn, so that what slows the machine down slows all alike, after two rounds of warming up.
 
-    The jobs take turns, so that what slows the machine down slows all alike. On one CPU thread it is the process's
-    own time that counts, which other programs hardly stretch, otherwise the wall clock's.
+    On one CPU thread it is the process's own time that counts, which other programs hardly stretch, otherwise the wall
+    clock's.
+
+    Args:
+        jobs: What is timed.
+        repeats: Rounds that count.
+        device: That the jobs run on, waited for before and after each.
+
+    Returns:
+        Seconds, by job and repetition.
     """
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     times: list[list[float]] = [[] for _ in jobs]
@@ -27,13 +35,23 @@ def interleaved(jobs: list[Callable[[], object]], repeats: int, device: str = "c
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was told."""
+    """Waits until the device has done what it was told."""
     if device != "cpu":
         torch.accelerator.synchronize()
 
 
 def row(name: str, values: list[float], unit: str = "ms", factor: float = 1e3) -> float:
-    """Prints the median and the quartiles of a column of times; returns the median."""
+    """Prints the median and the quartiles of a column of times.
+
+    Args:
+        name: The row's.
+        values: At least two.
+        unit: Of what is printed.
+        factor: From the values to that unit.
+
+    Returns:
+        The median, in that unit.
+    """
     low, middle, high = (factor * q for q in statistics.quantiles(values, n=4))
     print(f"  {name:<40}{middle:>10.2f} {unit:<3}({low:.2f} ... {high:.2f})", flush=True)
     return middle

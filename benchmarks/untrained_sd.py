@@ -18,7 +18,17 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Size:
-    """Channels of the UNet's and the autoencoder's blocks, width of the text, side of the latents, attention heads."""
+    """Sizes of the networks.
+
+    Args:
+        unet: Channels of the UNet's blocks.
+        vae: Channels of the autoencoder's blocks.
+        text: Width of the text's embeddings.
+        latents: Side of the latents.
+        heads: Attention heads of the UNet's blocks.
+        groups: Of the UNet's group norms; the autoencoder has half as many.
+        layers: Per block.
+    """
 
     unet: tuple[int, ...] = (32, 64, 96, 96)
     vae: tuple[int, ...] = (16, 32, 32, 32)
@@ -34,7 +44,7 @@ TINY = Size((8, 8, 8, 8), (8, 8, 8, 8), 16, 4, (1, 1, 1, 1), 4, 1)
 
 
 def byte_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer before any merge: a token a byte, so that it spells every text, 77 tokens long."""
+    """CLIP's tokenizer before any merge: one token per byte, so that it spells every text, 77 tokens long."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), BEGIN, END]
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +57,16 @@ def byte_tokenizer() -> CLIPTokenizer:
 def untrained_stable_diffusion(
     size: Size | None = None, prediction: str = "epsilon", seed: int = 0
 ) -> StableDiffusionPipeline:
-    """The pipeline of Stable Diffusion 2; prediction: epsilon, as 2.1-base, or v_prediction, as 2.1."""
+    """The pipeline of Stable Diffusion 2 with random weights.
+
+    Args:
+        size: Of the networks; small ones by default.
+        prediction: epsilon, as 2.1-base, or v_prediction, as 2.1.
+        seed: Of the UNet's and the text encoder's weights; the autoencoder's are always the same.
+
+    Returns:
+        The pipeline.
+    """
     size, tokenizer = size or Size(), byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same autoencoder whatever the seed: models of one family share their latents

@@ -13,7 +13,7 @@ from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
 from scene.export import write_glb, write_obj
 from scene.iso_surface import judging_cameras, mesh_mask
-from scene.mesh import Mesh
+from scene.mesh import Mesh, MeshError
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.rasterizer import RayCaster
 from scene.solids import solid_mesh
@@ -151,5 +151,5 @@ class TextureStage(ObjectStage):
             path = self.run_folder / f"mesh-particle{index}.glb"
             write_glb(path, particle.vertices, atlas, image)
             write_obj(path.with_suffix(".obj"), particle.vertices, atlas, image)
-        except (OSError, ValueError) as error:
+        except (OSError, MeshError) as error:
             raise InputError(f"export of particle {index}: {error}; the checkpoint is kept") from error

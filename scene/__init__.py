@@ -1,0 +1,1 @@
+"""3D: cameras, radiance fields, surfaces, their renders and their files."""

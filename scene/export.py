@@ -20,19 +20,38 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from common.files import atomic_write
 from common.pixels import to_uint8
+from scene.mesh import MeshError
 from scene.texture import Atlas
 
 
 def to_file_axes(vectors: np.ndarray) -> np.ndarray:
-    """World vectors (..., 3) in the axes of the files."""
+    """World vectors in the axes of the files.
+
+    Args:
+        vectors: (..., 3), x, y, z of the world.
+
+    Returns:
+        (..., 3), x, y, z of the files.
+    """
     return vectors[..., [1, 2, 0]]
 
 
 def write_glb(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -> Path:
     """Writes one mesh with its albedo as a binary glTF 2.0 file, complete or not at all.
 
-    path: ends in .glb, its folder is made; vertices: (V, 3) of the unwrapped mesh, world units; image: (S, S, 3) in
-    [0, 1]. ValueError for another ending or a mesh without faces, OSError in one line if the file cannot be written.
+    Args:
+        path: Ends in .glb; its folder is created.
+        vertices: (V, 3) of the unwrapped mesh, world units.
+        atlas: Of the mesh, see `scene.texture.unwrap`.
+        image: (S, S, 3), sRGB in [0, 1], row 0 on top.
+
+    Returns:
+        The path.
+
+    Raises:
+        MeshError: The mesh has no faces.
+        OSError: The file cannot be written, in one line.
+        ValueError: The path has another ending.
     """
     path = _checked(path, ".glb")
     material = PBRMaterial(
@@ -51,8 +70,21 @@ def write_glb(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -
 def write_obj(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -> list[Path]:
     """Writes one mesh with its albedo as OBJ, and MTL and PNG of the same name beside it; the OBJ file comes last.
 
-    Arguments and errors as for write_glb, with the ending .obj. Spaces in the name become _ in the MTL's and the
-    PNG's, whose names OBJ and MTL files cannot quote. Returns the paths of the three files.
+    Spaces in the name become _ in the MTL's and the PNG's, whose names OBJ and MTL files cannot quote.
+
+    Args:
+        path: Ends in .obj; its folder is created.
+        vertices: (V, 3) of the unwrapped mesh, world units.
+        atlas: Of the mesh, see `scene.texture.unwrap`.
+        image: (S, S, 3), sRGB in [0, 1], row 0 on top.
+
+    Returns:
+        The paths of the three files, the OBJ's first.
+
+    Raises:
+        MeshError: The mesh has no faces.
+        OSError: A file cannot be written, in one line.
+        ValueError: The path has another ending.
     """
     path = _checked(path, ".obj")
     name = "_".join(path.stem.split())
@@ -84,7 +116,7 @@ def _picture(image: Tensor) -> Image.Image:
 def _mesh(vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial) -> trimesh.Trimesh:
     """The unwrapped mesh in the files' axes."""
     if len(atlas.faces) == 0:
-        raise ValueError("the mesh has no faces; there is nothing to export")
+        raise MeshError("the mesh has no faces; there is nothing to export")
     positions = to_file_axes(vertices.detach().double().cpu().numpy())
     source = atlas.source.cpu().numpy()
     faces = atlas.faces.cpu().numpy()

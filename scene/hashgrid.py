@@ -1,8 +1,9 @@
 """Multiresolution hash encoding with tiny-cuda-nn's parameter layout, in plain torch with a hand-written backward.
 
 Shapes: N points, L levels, F features per level. The parameter tensor is the concatenation over levels of (n_l, F)
-tables, feature fastest, so that a checkpoint goes from one backend to the other: on CUDA the grid hands its parameters
-to tiny-cuda-nn's kernels where tinycudann is installed, elsewhere the torch code below runs, which is the reference.
+tables, feature fastest, so that a checkpoint goes from one backend to the other: on CUDA the grid passes its
+parameters to tiny-cuda-nn's kernels where tinycudann is installed; elsewhere the torch code below runs, which is the
+reference.
 Source: Mueller et al. 2022, Instant-NGP; layout and arithmetic as documented by tiny-cuda-nn's GridEncoding.
 """
 
@@ -21,7 +22,15 @@ MASK = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Level:
-    """Scale s_l, vertices per axis r_l, table length n_l, the table's offset in entries, and whether it is hashed."""
+    """One level of the grid.
+
+    Args:
+        scale: Cells across the unit cube, s_l.
+        resolution: Vertices per axis, r_l.
+        entries: Length of its table, n_l.
+        offset: Of its table in the parameters, in entries.
+        hashed: Whether its table has fewer entries than the level has vertices.
+    """
 
     scale: float
     resolution: int
@@ -30,9 +39,19 @@ class Level:
     hashed: bool
 
 
-def levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_scale: float) -> list[Level]:
-    """The levels' sizes, in float32 as tiny-cuda-nn computes them."""
-    made: list[Level] = []
+def grid_levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_scale: float) -> list[Level]:
+    """The sizes of all levels, in float32 as tiny-cuda-nn computes them.
+
+    Args:
+        count: L.
+        log2_hashmap_size: Base-2 logarithm of the longest table's length.
+        base_resolution: Of the coarsest level, vertices per axis.
+        per_level_scale: Factor between the scales of two levels.
+
+    Returns:
+        The levels, coarsest first.
+    """
+    levels: list[Level] = []
     offset = 0
     for level in range(count):
         exponent = np.float32(level) * np.log2(np.float32(per_level_scale))
@@ -40,14 +59,22 @@ def levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_s
         resolution = int(np.ceil(scale)) + 1
         dense = -(-(resolution**3) // 8) * 8
         entries = min(dense, 1 << log2_hashmap_size)
-        made.append(Level(float(scale), resolution, entries, offset, resolution**3 > entries))
+        levels.append(Level(float(scale), resolution, entries, offset, resolution**3 > entries))
         offset += entries
-    return made
+    return levels
 
 
 def corner_indices(level: Level, grid: Tensor) -> Tensor:
-    """Table indices (2, 2, 2, N), int64, of the corners of cells `grid` (3, N); the axes are z, y, x, then points."""
-    x, y, z = (torch.stack([axis, axis + 1]) for axis in grid)
+    """Where in a level's table the corners of cells lie.
+
+    Args:
+        level: The level.
+        grid: Cells (3, N), int64, x first.
+
+    Returns:
+        Table indices (2, 2, 2, N), int64; the axes are z, y, x, then points.
+    """
+    x, y, z = (torch.stack([axis, axis + 1]) for axis in grid)  # (2, N) each
     if level.hashed:
         # The table's length is a power of two: its remainder is a mask, which may be taken before the xor.
         low = level.entries - 1
@@ -58,7 +85,15 @@ def corner_indices(level: Level, grid: Tensor) -> Tensor:
 
 
 def cell(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells (3, N), int64, and the position (3, N) in [0, 1) inside them of points (3, N)."""
+    """In which cells of a level points lie.
+
+    Args:
+        level: The level.
+        points: (3, N), in [0, 1] inside the cube.
+
+    Returns:
+        Cells (3, N), int64, and the positions (3, N) in [0, 1) inside them.
+    """
     # The product is rounded once, as in a fused multiply-add.
     position = (points.double() * level.scale + 0.5).to(points.dtype)
     grid = position.floor()
@@ -66,29 +101,29 @@ def cell(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def corner_values(column: Tensor, index: Tensor) -> Tensor:
-    """One feature's values at table indices of any shape."""
+    """One feature's values (n_l,) at table indices of any shape, in that shape."""
     return column.index_select(0, index.view(-1)).view(index.shape)  # several times faster than indexing
 
 
 def corner_weights(inside: Tensor) -> Tensor:
     """Trilinear weights (2, 2, 2, N) of the corners for positions (3, N) inside the cell; axes as in corner_indices."""
-    x, y, z = (torch.stack([1 - axis, axis]) for axis in inside)
+    x, y, z = (torch.stack([1 - axis, axis]) for axis in inside)  # (2, N) each
     return (z[:, None] * y)[:, :, None] * x
 
 
 def interpolate(corners: Tensor, inside: Tensor) -> Tensor:
-    """Values (N,) inside cells from those of their corners (2, 2, 2, N)."""
+    """Values (N,) at positions (3, N) inside cells from those of their corners (2, 2, 2, N)."""
     x, y, z = inside
-    planes = torch.lerp(*corners, z)
+    planes = torch.lerp(*corners, z)  # (2, 2, N)
     return torch.lerp(*torch.lerp(*planes, y), x)
 
 
 def slopes(corners: Tensor, inside: Tensor) -> Tensor:
-    """Derivatives (3, N) of interpolate with respect to `inside`."""
+    """Derivatives (3, N) of `interpolate` with respect to the positions inside the cells."""
     x, y, z = inside
-    back, front = corners
-    planes = torch.lerp(back, front, z)
-    low, high = torch.lerp(*planes, y)
+    back, front = corners  # (2, 2, N) each
+    planes = torch.lerp(back, front, z)  # (2, 2, N)
+    low, high = torch.lerp(*planes, y)  # (N,) each
     across = torch.lerp(*(planes[1] - planes[0]), x)
     through = torch.lerp(*torch.lerp(*(front - back), y), x)
     return torch.stack([high - low, across, through])
@@ -102,19 +137,19 @@ class _Encode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, points: Tensor, parameters: Tensor, made: list[Level], features: int) -> Tensor:
-        table, columns = parameters.view(-1, features), points.T.contiguous()
-        out = points.new_empty(len(made) * features, len(points))
+    def forward(ctx, points: Tensor, parameters: Tensor, levels: list[Level], features: int) -> Tensor:
+        table, columns = parameters.view(-1, features), points.T.contiguous()  # (sum of n_l, F), (3, N)
+        out = points.new_empty(len(levels) * features, len(points))
         kept = []
-        for k, level in enumerate(made):
-            grid, inside = cell(level, columns)
-            index = corner_indices(level, grid)
+        for k, level in enumerate(levels):
+            grid, inside = cell(level, columns)  # (3, N) each
+            index = corner_indices(level, grid)  # (2, 2, 2, N)
             rows = table[level.offset : level.offset + level.entries]
             for f in range(features):
                 out[k * features + f] = interpolate(corner_values(rows[:, f], index), inside)
             kept += [index, inside]
         ctx.save_for_backward(points, parameters, *kept)
-        ctx.levels, ctx.features = made, features
+        ctx.levels, ctx.features = levels, features
         return out.T
 
     @staticmethod
@@ -130,8 +165,8 @@ class _Encode(torch.autograd.Function):
             if grad_parameters is not None:
                 weights, flat = corner_weights(inside), index.view(-1)
                 for f in range(features):
-                    share = (weights * grad[k * features + f]).view(-1)
-                    grad_parameters[rows, f] = share.new_zeros(level.entries).scatter_add_(0, flat, share)
+                    contribution = (weights * grad[k * features + f]).view(-1)
+                    grad_parameters[rows, f] = contribution.new_zeros(level.entries).scatter_add_(0, flat, contribution)
             if grad_points is not None:
                 along = [corner_values(table[rows, f], index) * grad[k * features + f] for f in range(features)]
                 grad_points += level.scale * slopes(sum(along), inside).T
@@ -140,7 +175,7 @@ class _Encode(torch.autograd.Function):
 
 @functools.cache
 def bindings() -> tuple[ModuleType | None, str]:
-    """The module tinycudann, or None and why it cannot be used; looked for once a process."""
+    """The module tinycudann, or None and why it cannot be used; looked for once per process."""
     try:
         import tinycudann
     except (ImportError, OSError) as error:  # an OSError: it was compiled for other GPUs
@@ -158,7 +193,7 @@ def backend(device: torch.device) -> str:
 
 @functools.cache
 def kernels(layout: tuple[tuple[str, int | float], ...]) -> nn.Module:
-    """tinycudann's Encoding of a layout, shared by all grids of this layout, which lend it their parameters."""
+    """The Encoding of tinycudann for a layout, common to all grids of this layout, which lend it their parameters."""
     module, _ = bindings()
     # By default it computes in half precision.
     encoding = module.Encoding(3, {"otype": "HashGrid", **dict(layout)}, dtype=torch.float32)
@@ -167,11 +202,17 @@ def kernels(layout: tuple[tuple[str, int | float], ...]) -> nn.Module:
 
 
 class HashGrid(nn.Module):
-    """Encodes points (N, 3) in [0, 1] as features (N, L F); points outside are encoded too, nothing is clamped.
+    """Encodes points in [0, 1]^3 as features; points outside are encoded too, nothing is clamped.
 
-    levels: L; features: F; log2_hashmap_size: of the largest table; base_resolution, per_level_scale: of the levels'
-    grids. The default is ProlificDreamer's grid, 12,599,920 parameters. `params` is one float32 vector, initially
-    uniform on [-1e-4, 1e-4].
+    The default is ProlificDreamer's grid, 12,599,920 parameters. `params` is one float32 vector, initially uniform on
+    [-1e-4, 1e-4].
+
+    Args:
+        levels_count: L, the number of levels.
+        features: F, per level.
+        log2_hashmap_size: Base-2 logarithm of the longest table's length.
+        base_resolution: Of the coarsest level, vertices per axis.
+        per_level_scale: Factor between the scales of two levels.
     """
 
     def __init__(
@@ -183,7 +224,7 @@ class HashGrid(nn.Module):
         per_level_scale: float = 1.447269237440378,
     ):
         super().__init__()
-        self.levels = levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale)
+        self.levels = grid_levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale)
         self.features = features
         self.layout = (
             ("n_levels", levels_count),
@@ -201,6 +242,7 @@ class HashGrid(nn.Module):
         return len(self.levels) * self.features
 
     def forward(self, points: Tensor) -> Tensor:
+        """Features (N, L F) of points (N, 3), coarsest level first; differentiable in the points and the parameters."""
         # Of no points tinycudann returns a gradient of the parameters that it has not written to.
         if points.is_cuda and len(points) and bindings()[0]:
             return torch.func.functional_call(kernels(self.layout), {"params": self.params}, points)

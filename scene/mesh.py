@@ -15,13 +15,20 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 
+class MeshError(ValueError):
+    """A mesh that cannot be textured or exported as it is; the message is one line with the reason."""
+
+
 @dataclass
 class Edges:
     """The undirected edges of a mesh and the faces on them.
 
-    ends: (E, 2), lower vertex first; count: (E,) faces on it; faces: (E, 2), two of them, -1 for none;
-    opposite: (E, 2) third vertices of those, twice the same for one face; consistent: (E,) two faces that run along it
-    in opposite directions.
+    Args:
+        ends: (E, 2) vertices, the lower one first.
+        count: (E,) faces on each edge.
+        faces: (E, 2), two of those faces, -1 for none.
+        opposite: (E, 2), their third vertices; twice the same where there is one face.
+        consistent: (E,) bool, exactly two faces, which run along the edge in opposite directions.
     """
 
     ends: Tensor
@@ -33,7 +40,12 @@ class Edges:
 
 @dataclass
 class Mesh:
-    """Vertices (V, 3), float, and faces (F, 3), long. Both may be empty."""
+    """A triangle mesh, which may be empty.
+
+    Args:
+        vertices: (V, 3), float, world units.
+        faces: (F, 3), long.
+    """
 
     vertices: Tensor
     faces: Tensor
@@ -64,7 +76,7 @@ class Mesh:
         )
 
     def volume(self) -> Tensor:
-        """Enclosed volume; negative if the faces of a closed mesh turn the wrong way."""
+        """Enclosed volume, a scalar; negative if the faces of a closed mesh turn the wrong way."""
         a, b, c = self.corners().unbind(1)
         return (a * torch.linalg.cross(b, c)).sum() / 6
 
@@ -72,12 +84,12 @@ class Mesh:
     def edges(self) -> Edges:
         """The edges, sorted by their ends."""
         with torch.no_grad():
-            start, end = self.faces.flatten(), self.faces.roll(-1, 1).flatten()  # of the 3 F half-edges
+            start, end = self.faces.flatten(), self.faces.roll(-1, 1).flatten()  # (3 F,) of the half-edges
             low, high = torch.minimum(start, end), torch.maximum(start, end)
             key, order = torch.sort(low * len(self.vertices) + high, stable=True)
             new = torch.ones_like(key, dtype=torch.bool)
             new[1:] = key[1:] != key[:-1]
-            first = new.nonzero()[:, 0]
+            first = new.nonzero()[:, 0]  # (E,) of each edge's half-edges in the order of keys
             count = torch.diff(first, append=first.new_tensor([len(key)]))
             one, two = order[first], order[(first + 1).clamp(max=len(key) - 1)]
             pair = count > 1
@@ -100,10 +112,10 @@ class Mesh:
 
         Source: ProlificDreamer's code, geometry stage.
         """
-        pairs = self.edges.faces[self.edges.count == 2]
+        pairs = self.edges.faces[self.edges.count == 2]  # (P, 2)
         if len(pairs) == 0:
             return self.vertices.sum() * 0
-        one, two = self.face_normals().index_select(0, pairs.flatten()).view(-1, 2, 3).unbind(1)
+        one, two = self.face_normals().index_select(0, pairs.flatten()).view(-1, 2, 3).unbind(1)  # (P, 3)
         return (1 - (one * two).sum(-1)).mean()
 
     def laplacian(self) -> Tensor:
@@ -114,12 +126,12 @@ class Mesh:
         if len(self.vertices) == 0:
             return self.vertices.sum()
         ends = self.edges.ends
-        one, two = self.vertices.index_select(0, ends.flatten()).view(-1, 2, 3).unbind(1)
+        one, two = self.vertices.index_select(0, ends.flatten()).view(-1, 2, 3).unbind(1)  # (E, 3)
         sums = torch.zeros_like(self.vertices).index_add(0, ends[:, 0], one - two).index_add(0, ends[:, 1], two - one)
         return sums.norm(dim=-1).mean()
 
     def components(self) -> tuple[int, Tensor]:
-        """The number of connected components that have faces, and the component (F,) of each face."""
+        """The number of connected components that have faces, and the component (F,), long, of each face."""
         if self.is_empty:
             return 0, self.faces.new_zeros(0)
         ends = self.edges.ends.cpu().numpy()
@@ -131,7 +143,14 @@ class Mesh:
         return len(used), of_face.to(self.faces.device)
 
     def without_small_components(self, fraction: float = 0.01) -> "Mesh":
-        """The mesh of the components with at least this fraction of all faces, without unused vertices."""
+        """Leaves out floaters.
+
+        Args:
+            fraction: Of all faces, in [0, 1], that a component must have to stay.
+
+        Returns:
+            The mesh of the other components, without unused vertices.
+        """
         count, of_face = self.components()
         size = torch.bincount(of_face, minlength=count)
         faces = self.faces[(size >= fraction * len(self.faces))[of_face]]

@@ -6,54 +6,77 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene.cameras import pixel_rays
 from scene.mesh import Mesh
-from scene.rasterizer import Fragments, RayCaster, fragments, interpolate
+from scene.rasterizer import Fragments, interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
+from scene.visibility import RayCaster, Visibility
 
 
 @dataclass
 class MeshRender:
-    """Images of B cameras; colour and normal are weighted with the coverage."""
+    """Images of B cameras, S pixels per side; colour and normal are weighted with the coverage.
 
-    colour: Tensor  # (B, S, S, 3)
-    normal: Tensor  # (B, S, S, 3), world
-    coverage: Tensor  # (B, S, S, 1)
-    directions: Tensor  # (B, S, S, 3) unit vectors of the pixels' rays
+    Args:
+        colour: (B, S, S, 3), rgb.
+        normal: (B, S, S, 3), world axes.
+        coverage: (B, S, S, 1), in [0, 1].
+        directions: (B, S, S, 3), unit vectors of the pixels' rays.
+    """
+
+    colour: Tensor
+    normal: Tensor
+    coverage: Tensor
+    directions: Tensor
 
 
 def render_mesh(
     mesh: Mesh,
-    camera_to_world: Tensor,  # (B, 4, 4)
-    fovy: Tensor,  # (B,) degrees
+    camera_to_world: Tensor,
+    fovy: Tensor,
     size: int,
     colour: Callable[[Tensor], Tensor],
-    caster: RayCaster | None = None,
+    visibility: Visibility | None = None,
 ) -> MeshRender:
     """Renders of a mesh that may be empty.
 
-    colour: surface points (N, 3) to rgb (N, 3); differentiable in its own parameters and, if it is, in the points;
-    caster: of the same mesh, to build it only once.
+    Args:
+        mesh: What is seen.
+        camera_to_world: (B, 4, 4).
+        fovy: (B,) vertical field of view, degrees.
+        size: Pixels per side.
+        colour: Surface points (N, 3) to rgb (N, 3); differentiable in its own parameters and, if it is, in the points.
+        visibility: Of the same mesh, to build it only once, or another backend's; a new RayCaster by default.
+
+    Returns:
+        The images, differentiable in the vertices and in the colour's parameters; zeros where nothing is seen.
     """
     camera_to_world, fovy = camera_to_world.to(mesh.vertices), fovy.to(mesh.vertices)
-    caster = caster or RayCaster(mesh.vertices, mesh.faces)
-    origins, directions = pixel_rays(camera_to_world, fovy, size)
-    face, _ = caster(origins, directions)
-    made = fragments(face.view(-1, size, size), mesh.vertices, mesh.faces, origins, directions)
-    directions = directions.view(-1, size, size, 3)
-    if not (face >= 0).any():
+    visibility = visibility or RayCaster(mesh.vertices, mesh.faces)
+    fragments = rasterize(mesh.vertices, mesh.faces, camera_to_world, fovy, size, visibility)
+    if not (fragments.face >= 0).any():
         # Zeros with a graph: a step without a view of the object is a step without a gradient, not an error.
         graph = mesh.vertices.sum() + colour(mesh.vertices.new_zeros(1, 3)).sum()
-        nothing = mesh.vertices.new_zeros(*directions.shape[:3], 7) + 0 * graph
-        return MeshRender(*nothing.split([3, 3, 1], -1), directions)
-    values = torch.cat([shade(made, mesh, colour), interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
-    values = antialias(values, silhouettes(mesh, camera_to_world, fovy, size, caster))
-    return MeshRender(*values.split([3, 3, 1], -1), directions)
+        nothing = mesh.vertices.new_zeros(*fragments.face.shape, 7) + 0 * graph
+        return MeshRender(*nothing.split([3, 3, 1], -1), fragments.directions)
+    colours = shade(fragments, mesh, colour)
+    normals = interpolate(fragments, mesh.faces, mesh.vertex_normals())
+    values = torch.cat([colours, normals, fragments.mask], -1)  # (B, S, S, 7)
+    values = antialias(values, silhouettes(mesh, camera_to_world, fovy, size, visibility))
+    return MeshRender(*values.split([3, 3, 1], -1), fragments.directions)
 
 
-def shade(made: Fragments, mesh: Mesh, colour: Callable[[Tensor], Tensor]) -> Tensor:
-    """Images (B, S, S, 3) of the colour at the surface points, zero where nothing is seen."""
-    hit = (made.face.flatten() >= 0).nonzero()[:, 0]
-    points = interpolate(made, mesh.faces, mesh.vertices).view(-1, 3).index_select(0, hit)
-    image = points.new_zeros(made.face.numel(), 3).index_copy(0, hit, colour(points).to(points))
-    return image.view(*made.face.shape, 3)
+def shade(fragments: Fragments, mesh: Mesh, colour: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images of the colour at the surface points.
+
+    Args:
+        fragments: Of B images of the mesh.
+        mesh: The mesh.
+        colour: Surface points (N, 3) to rgb (N, 3).
+
+    Returns:
+        (B, S, S, 3), zero where nothing is seen.
+    """
+    hit = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (N,)
+    points = interpolate(fragments, mesh.faces, mesh.vertices).view(-1, 3).index_select(0, hit)  # (N, 3)
+    image = points.new_zeros(fragments.face.numel(), 3).index_copy(0, hit, colour(points).to(points))
+    return image.view(*fragments.face.shape, 3)

@@ -16,10 +16,19 @@ JOIN = 5 / 6  # where the object's and the scene's initial densities are equal
 
 
 def initial_density(points: Tensor, kind: Initialisation, strength: float = 10.0, radius: float = 0.5) -> Tensor:
-    """What is added to the density before its activation, (N,).
+    """What is added to the density before its activation.
 
-    object: a blob, strength (1 - |x| / radius); scene: hollow, with minus the strength and 2.5; object-in-scene: the
-    blob inside |x| < 5/6, the hollow outside, which join there for the default values.
+    Args:
+        points: (N, 3), world units.
+        kind: object: a blob, strength (1 - |x| / radius). scene: hollow, with minus the strength and 2.5 as the radius.
+            object-in-scene: the blob inside |x| < 5/6, the hollow outside, which join there for the default values.
+            none: zero.
+        strength: Value in the middle.
+        radius: Of the blob, world units, where its value is zero.
+
+    Returns:
+        (N,).
+
     Source: ProlificDreamer, section 4.2 and appendix.
     """
     distance = points.norm(dim=-1)
@@ -35,9 +44,11 @@ def initial_density(points: Tensor, kind: Initialisation, strength: float = 10.0
 
 
 class DenseGrid(nn.Module):
-    """Multi-level dense grid: F features a level, interpolated trilinearly; on a CPU several times faster than hashing.
+    """Multi-level dense grid, interpolated trilinearly; on a CPU several times faster than hashing.
 
-    resolutions: vertices per axis of the levels. Points are in [0, 1]; outside the border's value goes on.
+    Args:
+        resolutions: Vertices per axis of the L levels.
+        features: F, per level.
     """
 
     def __init__(self, resolutions: tuple[int, ...] = (8, 16, 32, 64), features: int = 4):
@@ -46,17 +57,23 @@ class DenseGrid(nn.Module):
         self.width = features * len(resolutions)
 
     def forward(self, points: Tensor) -> Tensor:
+        """Features (N, L F) of points (N, 3) in [0, 1]; outside the border's values continue."""
         # grid_sample wants the fastest axis first, which is our z.
-        where = (2 * points - 1).flip(-1)[None, :, None, None]
+        where = (2 * points - 1).flip(-1)[None, :, None, None]  # (1, N, 1, 1, 3)
         parts = [F.grid_sample(g, where, padding_mode="border", align_corners=True) for g in self.grids]
         return torch.cat(parts, 1)[0, :, :, 0, 0].T
 
 
 class RadianceField(nn.Module):
-    """Density and albedo from an encoding and a small network.
+    """Density and albedo from an encoding and a network of two layers.
 
-    encoding: a HashGrid or DenseGrid; bound: half the side of the cube that it covers; hidden: the network's width;
-    initialisation, strength, radius: see initial_density.
+    Args:
+        encoding: A HashGrid or DenseGrid.
+        bound: Half the side of the cube that the encoding covers, world units.
+        hidden: The network's width.
+        initialisation: The kind of initial density, see initial_density.
+        strength: See initial_density.
+        radius: See initial_density.
     """
 
     def __init__(
@@ -81,16 +98,16 @@ class RadianceField(nn.Module):
         return F.softplus(raw[:, 0] + start)
 
     def density(self, points: Tensor) -> Tensor:
-        """Densities (N,) alone."""
+        """Densities (N,) at points (N, 3), without the albedo."""
         return self._activate(self._raw(points), points)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Densities (N,) and albedo (N, 3)."""
-        raw = self._raw(points)
+        """Densities (N,) and albedo (N, 3) at points (N, 3)."""
+        raw = self._raw(points)  # (N, 4)
         return self._activate(raw, points), torch.sigmoid(raw[:, 1:])
 
     def normals(self, points: Tensor) -> Tensor:
-        """Unit vectors (N, 3) against the density's gradient; without a gradient of their own, for pictures."""
+        """Unit vectors (N, 3) against the density's gradient at points (N, 3); not differentiable, for pictures."""
         with torch.inference_mode(False), torch.enable_grad():
             points = points.detach().clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.density(points).sum(), points)
@@ -98,7 +115,11 @@ class RadianceField(nn.Module):
 
 
 class Background(nn.Module):
-    """A learned colour (R, 3) in [0, 1] for ray directions (R, 3): frequency encoding and a network of two layers.
+    """A learned colour by ray direction: frequency encoding and a network of two layers.
+
+    Args:
+        bands: Frequencies 1, 2, 4, ... of the encoding.
+        hidden: The network's width.
 
     Source: ProlificDreamer's code, four bands and 16 hidden units.
     """
@@ -109,5 +130,6 @@ class Background(nn.Module):
         self.network = nn.Sequential(nn.Linear(3 + 6 * bands, hidden), nn.ReLU(), nn.Linear(hidden, 3))
 
     def forward(self, directions: Tensor) -> Tensor:
-        angles = (directions[..., None] * self.frequencies).flatten(-2)
+        """Colours (R, 3) in [0, 1] of unit directions (R, 3)."""
+        angles = (directions[..., None] * self.frequencies).flatten(-2)  # (R, 3 bands)
         return torch.sigmoid(self.network(torch.cat([directions, angles.sin(), angles.cos()], -1)))

@@ -17,19 +17,24 @@ from torch import Tensor
 
 from scene.cameras import rays
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, project
+from scene.rasterizer import project
+from scene.visibility import RayCaster, Visibility
 
-OUTSIDE = 0.01  # pixels beyond an edge, where what is behind it is looked up
-BEHIND = 1e-4  # relative distance by which that must lie behind the edge
+OUTSIDE = 0.01  # pixels beyond an edge at which the next surface is looked up
+DEPTH_MARGIN = 1e-4  # fraction of the edge's distance by which that surface must be farther away
 
 
 @dataclass
 class Crossings:
     """P pairs of neighbouring pixels with a visible outline between their centres.
 
-    first, second: (P,) flat pixel indices into (B, H, W), second to the right of first or below it; position: (P,) in
-    [0, 1], how far first's surface reaches towards second's centre, differentiable in the vertices; weight: (P,) in
-    [0, 1], of the pair's axis, taken as constant (its derivative has mean zero and grows as edges shrink).
+    Args:
+        first: (P,) long, flat pixel indices into (B, H, W).
+        second: (P,) long, the pixels to the right of first or below it.
+        position: (P,) in [0, 1], how far first's surface reaches towards second's centre; differentiable in the
+            vertices.
+        weight: (P,) in [0, 1], of the pair's axis; taken as constant, since its derivative has mean zero and grows as
+            edges shrink.
     """
 
     first: Tensor
@@ -42,36 +47,54 @@ class Crossings:
 class _Outline:
     """The silhouette edges of all images, projected; N in number."""
 
-    image: Tensor  # (N,)
+    image: Tensor  # (N,) long
     camera_to_world: Tensor  # (N, 4, 4)
     fovy: Tensor  # (N,) degrees
     points: Tensor  # (N, 4, 2) pixels (row, column), of both ends and of two vertices on the side of the surface
-    depth: Tensor  # (N, 4) of those, along the viewing axis
+    depth: Tensor  # (N, 4) of those, along the viewing axis, world units
 
 
 def silhouettes(
     mesh: Mesh,
-    camera_to_world: Tensor,  # (B, 4, 4)
-    fovy: Tensor,  # (B,) degrees
+    camera_to_world: Tensor,
+    fovy: Tensor,
     size: int,
-    caster: RayCaster | BruteForceCaster | None = None,
+    visibility: Visibility | None = None,
 ) -> Crossings:
-    """The crossings in B images of size x size pixels.
+    """The crossings in B images.
 
-    caster: as in `rasterize`. Not found are outlines that are no edges, where surfaces cut each other, and what lies
-    between two neighbouring centres without covering either.
+    Not found are outlines that are no edges, where surfaces cut each other, and what lies between two neighbouring
+    centres without covering either.
+
+    Args:
+        mesh: What is seen; may be empty.
+        camera_to_world: (B, 4, 4).
+        fovy: (B,) vertical field of view, degrees.
+        size: Pixels per side.
+        visibility: Of the same mesh, to build it only once; a new RayCaster by default.
+
+    Returns:
+        The crossings, along rows first, then along columns; their positions are differentiable in the vertices.
     """
     outline = _outline(mesh, camera_to_world.to(mesh.vertices), fovy.to(mesh.vertices), size)
-    caster = caster or RayCaster(mesh.vertices, mesh.faces)
-    parts = [_crossings(outline, axis, size, caster) for axis in (0, 1)]
+    visibility = visibility or RayCaster(mesh.vertices, mesh.faces)
+    parts = [_crossings(outline, axis, size, visibility) for axis in (0, 1)]
     return Crossings(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def antialias(images: Tensor, crossings: Crossings) -> Tensor:
-    """The images (B, H, W, C) with blended outlines; differentiable in them and in the outlines' positions."""
-    flat = images.flatten(0, 2)
-    one, two = flat.index_select(0, crossings.first), flat.index_select(0, crossings.second)
-    shift = (crossings.weight * (0.5 - crossings.position))[:, None]
+    """Blends the pixels at outlines.
+
+    Args:
+        images: (B, H, W, C).
+        crossings: Of the same cameras.
+
+    Returns:
+        (B, H, W, C), differentiable in the images and in the outlines' positions.
+    """
+    flat = images.flatten(0, 2)  # (B H W, C)
+    one, two = flat.index_select(0, crossings.first), flat.index_select(0, crossings.second)  # (P, C)
+    shift = (crossings.weight * (0.5 - crossings.position))[:, None]  # (P, 1), > 0: second's colour enters first
     flat = flat.index_add(0, crossings.first, shift.clamp(min=0) * (two - one))
     return flat.index_add(0, crossings.second, (-shift).clamp(min=0) * (one - two)).view(images.shape)
 
@@ -79,13 +102,14 @@ def antialias(images: Tensor, crossings: Crossings) -> Tensor:
 def _outline(mesh: Mesh, camera_to_world: Tensor, fovy: Tensor, size: int) -> _Outline:
     """Edges between a front and a back face, and those without two faces, in front of the camera."""
     with torch.no_grad():
-        vectors, eye, back = mesh.face_vectors(), camera_to_world[:, :3, 3], camera_to_world[:, :3, 2]
+        vectors, eye = mesh.face_vectors(), camera_to_world[:, :3, 3]  # (F, 3), (B, 3)
+        backward = camera_to_world[:, :3, 2]  # (B, 3), away from what the camera looks at
         front = eye @ vectors.T > (vectors * mesh.vertices[mesh.faces[:, 0]]).sum(-1)  # (B, F)
         one, two = mesh.edges.faces.unbind(1)
         image, edge = ((front[:, one] != front[:, two]) | (mesh.edges.count != 2)).nonzero(as_tuple=True)
-        vertex = torch.cat([mesh.edges.ends, mesh.edges.opposite], 1)[edge]
-        before = ((mesh.vertices[vertex] - eye[image, None]) * back[image, None]).sum(-1) < 0
-        kept = before.all(1).nonzero()[:, 0]
+        vertex = torch.cat([mesh.edges.ends, mesh.edges.opposite], 1)[edge]  # (N', 4)
+        in_front = ((mesh.vertices[vertex] - eye[image, None]) * backward[image, None]).sum(-1) < 0  # (N', 4)
+        kept = in_front.all(1).nonzero()[:, 0]  # (N,)
         image, vertex = image[kept], vertex[kept]
     points, depth = project(
         mesh.vertices.index_select(0, vertex.flatten()),
@@ -96,31 +120,31 @@ def _outline(mesh: Mesh, camera_to_world: Tensor, fovy: Tensor, size: int) -> _O
     return _Outline(image, camera_to_world[image], fovy[image], points.view(-1, 4, 2), depth.detach().view(-1, 4))
 
 
-def _crossings(outline: _Outline, axis: int, size: int, caster: RayCaster | BruteForceCaster) -> tuple[Tensor, ...]:
+def _crossings(outline: _Outline, axis: int, size: int, visibility: Visibility) -> tuple[Tensor, ...]:
     """The fields of Crossings for lines of pixel centres along rows (axis 0) or columns (axis 1).
 
     Lines are counted along `axis`, pixels on a line along the other one.
     """
-    edge, line = _lines(outline.points[:, :2, axis].detach(), size)
-    points = outline.points.index_select(0, edge)
-    a, b = points[:, :2, axis].unbind(1)
-    p, q = points[:, :2, 1 - axis].unbind(1)
+    edge, line = _lines(outline.points[:, :2, axis].detach(), size)  # (K,) of the K pairs of an edge and a line
+    points = outline.points.index_select(0, edge)  # (K, 4, 2)
+    a, b = points[:, :2, axis].unbind(1)  # (K,) across the lines, of both ends
+    p, q = points[:, :2, 1 - axis].unbind(1)  # (K,) along the lines
     slope = (q - p) / (b - a)
-    at = p + (line + 0.5 - a) * slope
+    at = p + (line + 0.5 - a) * slope  # (K,) where the edge meets the line
     with torch.no_grad():
-        # 1: the surface is before the crossing, -1: behind it. One of the two faces may have no area, both do not.
-        beside = p[:, None] + (points[:, 2:, axis] - a[:, None]) * slope[:, None] - points[:, 2:, 1 - axis]
+        # 1: the surface ends at the crossing, -1: it begins there. One of the two faces may have no area, both do not.
+        beside = p[:, None] + (points[:, 2:, axis] - a[:, None]) * slope[:, None] - points[:, 2:, 1 - axis]  # (K, 2)
         side = torch.sign(beside.sum(1))
         part = (line + 0.5 - a) / (b - a)
         depth = 1 / torch.lerp(*(1 / outline.depth[edge, :2]).unbind(1), part)
-        outside = torch.stack([line + 0.5, at + OUTSIDE * side], -1)
-        jump = _jump(outline, edge, outside.flip(-1) if axis else outside, depth, size, caster)
+        outside = torch.stack([line + 0.5, at + OUTSIDE * side], -1)  # (K, 2)
+        jump = _jump(outline, edge, outside.flip(-1) if axis else outside, depth, size, visibility)
         pixel = (at - 0.5).floor()
-        kept = ((jump > 0) & (pixel >= 0) & (pixel < size - 1)).nonzero()[:, 0]
+        kept = ((jump > 0) & (pixel >= 0) & (pixel < size - 1)).nonzero()[:, 0]  # (M,)
         pixel, line, side, jump = pixel[kept].long(), line[kept].long(), side[kept], jump[kept]
         step, stride = (size, 1) if axis else (1, size)
         first = outline.image[edge[kept]] * size**2 + line * stride + pixel * step
-        first, pair = torch.unique(first, return_inverse=True)
+        first, pair = torch.unique(first, return_inverse=True)  # (P,), and the pair (M,) of each crossing
         # A fold just inside of an outline shows between the centres only: the pixels differ by the larger jump.
         largest = jump.new_zeros(len(first)).scatter_reduce(0, pair, jump, "amax")
         counts = (jump >= largest[pair] / 2).to(slope)
@@ -135,25 +159,23 @@ def _crossings(outline: _Outline, axis: int, size: int, caster: RayCaster | Brut
 
 def _lines(ends: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Edge (K,) and line (K,), a float, for each line of pixel centres between the ends (N, 2) of each edge."""
-    first, last = (e.sub(0.5).ceil().clamp(0, size) for e in (ends.amin(1), ends.amax(1)))
+    first, last = (e.sub(0.5).ceil().clamp(0, size) for e in (ends.amin(1), ends.amax(1)))  # (N,)
     count = (last - first).long()
     edge = torch.arange(len(ends), device=ends.device).repeat_interleave(count)
     within = torch.arange(len(edge), device=ends.device) - (count.cumsum(0) - count)[edge]
     return edge, first[edge] + within
 
 
-def _jump(
-    outline: _Outline, edge: Tensor, outside: Tensor, depth: Tensor, size: int, caster: RayCaster | BruteForceCaster
-) -> Tensor:
-    """How far (K,) behind the edge the next surface is outside of it, in world units; zero where the edge is hidden.
+def _jump(outline: _Outline, edge: Tensor, outside: Tensor, depth: Tensor, size: int, visibility: Visibility) -> Tensor:
+    """How much farther away (K,) the next surface beyond the edge is, in world units; zero where the edge is hidden.
 
     outside: (K, 2) pixel coordinates just beyond the edge; depth: (K,) of the edge there, along the viewing axis.
     """
-    cameras = outline.camera_to_world[edge]
-    origins, directions = rays(cameras, outline.fovy[edge], outside[:, None], size, size)
+    cameras = outline.camera_to_world[edge]  # (K, 4, 4)
+    origins, directions = rays(cameras, outline.fovy[edge], outside[:, None], size, size)  # (K, 3), (K, 1, 3)
     distance = depth / -(directions[:, 0] * cameras[:, :3, 2]).sum(-1)
-    _, behind = caster(origins, directions[:, 0])
-    return torch.where(behind > distance * (1 + BEHIND), behind - distance, 0)
+    _, next_distance = visibility.first_hits(origins, directions[:, 0])
+    return torch.where(next_distance > distance * (1 + DEPTH_MARGIN), next_distance - distance, 0)
 
 
 def _sums(values: Tensor, group: Tensor, count: int) -> Tensor:

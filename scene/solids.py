@@ -1,7 +1,7 @@
-"""Solid bodies from bits on the tetrahedral grid: no cavities inside, no crumbs beside the object.
+"""Solid bodies from bits on the tetrahedral grid: no cavities inside, no floaters beside the object.
 
-A radiance field is free to be hollow where no camera looks, and to leave crumbs in the air. Both would become surfaces
-of their own, the cavities' with the wrong side out.
+A radiance field is free to be hollow where no camera looks, and to leave floaters in empty space. Both would become
+surfaces of their own, the cavities' with the wrong side out.
 """
 
 import numpy as np
@@ -17,7 +17,14 @@ FLOATERS = 0.02  # components of a mesh with less than this fraction of its face
 
 
 def grid_edges(resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends (E,) of all edges of the grid's tetrahedra: between corners, between centres, from corner to centre."""
+    """All edges of a grid's tetrahedra: between corners, between centres, from corner to centre.
+
+    Args:
+        resolution: Cells per axis.
+
+    Returns:
+        The edges' ends, vertices of the grid, (E,) and (E,), int32.
+    """
     n = resolution
     corners = np.arange((n + 1) ** 3, dtype=np.int32).reshape((n + 1,) * 3)
     centres = (n + 1) ** 3 + np.arange(n**3, dtype=np.int32).reshape((n,) * 3)
@@ -44,9 +51,17 @@ def _pieces(bits: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.nd
 
 
 def solid(grid: TetrahedralGrid, inside: Tensor, fraction: float = 0.05) -> Tensor:
-    """Bits (V,) of the bodies in `inside` (V,) that have at least `fraction` of the largest one's vertices, filled.
+    """The large bodies of a set of grid vertices, filled.
 
     What is outside and not joined to the grid's border counts as a cavity. All zeros stay all zeros.
+
+    Args:
+        grid: The grid.
+        inside: Bits (V,).
+        fraction: Of the largest body's vertices, in [0, 1], that a body must have to stay.
+
+    Returns:
+        Bits (V,).
     """
     bits = inside.cpu().numpy()
     start, end = grid_edges(grid.resolution)
@@ -59,7 +74,12 @@ def solid(grid: TetrahedralGrid, inside: Tensor, fraction: float = 0.05) -> Tens
 
 @torch.no_grad()
 def solidify(surface: DMTet, fraction: float = 0.05) -> None:
-    """Gives the surface the values of solid bodies: cavities and crumbs change their sign."""
+    """Gives a surface the values of solid bodies, in place: cavities and floaters change their sign.
+
+    Args:
+        surface: The surface.
+        fraction: Of the largest body's vertices, in [0, 1], that a body must have to stay.
+    """
     inside = (surface.sdf > 0) & ~surface.border
     body = solid(surface.grid, inside, fraction)
     value = surface.sdf.abs().clamp(min=1e-3)
@@ -67,7 +87,7 @@ def solidify(surface: DMTet, fraction: float = 0.05) -> None:
 
 
 def solid_mesh(surface: DMTet) -> Mesh:
-    """The surface as a fixed mesh of solid bodies."""
+    """A surface as a fixed mesh of solid bodies without floaters; the surface itself stays as it is."""
     copy = DMTet(surface.grid.resolution).to(surface.sdf.device)
     copy.load_state_dict(surface.state_dict())
     solidify(copy)

@@ -43,14 +43,20 @@ TRIANGLES = _triangle_table()
 
 
 class TetrahedralGrid:
-    """The lattice of resolution^3 cells in [-1, 1]^3.
+    """The lattice of N^3 cells in [-1, 1]^3.
 
-    Its (N + 1)^3 + N^3 vertices are numbered corners first, then centres, z fastest. resolution: N >= 3.
+    Its V = (N + 1)^3 + N^3 vertices are numbered corners first, then centres, z fastest.
+
+    Args:
+        resolution: N, cells per axis, >= 3.
+
+    Raises:
+        ValueError: The resolution is below 3.
     """
 
     def __init__(self, resolution: int):
         if resolution < 3:
-            raise ValueError(f"resolution is {resolution}; a tetrahedral grid needs at least 3 cells an axis")
+            raise ValueError(f"resolution is {resolution}; a tetrahedral grid needs at least 3 cells per axis")
         self.resolution = resolution
         self.corners = (resolution + 1) ** 3
 
@@ -62,7 +68,7 @@ class TetrahedralGrid:
         centre = (index >= self.corners).long()
         side = self.resolution + 1 - centre
         local = index - centre * self.corners
-        cell = torch.stack([local // side**2, local // side % side, local % side], -1)
+        cell = torch.stack([local // side**2, local // side % side, local % side], -1)  # (..., 3)
         return (2 * cell + centre[..., None] - self.resolution) / self.resolution
 
     def border(self) -> Tensor:
@@ -75,13 +81,20 @@ class TetrahedralGrid:
         return torch.cat(masks)
 
     def tetrahedra(self, inside: Tensor | None = None) -> Tensor:
-        """Tetrahedra (T, 4), of positive volume: all, or those around cell faces near which the bits (V,) differ."""
+        """The grid's tetrahedra, of positive volume.
+
+        Args:
+            inside: Bits (V,); only tetrahedra around cell faces near which they differ are listed. None for all.
+
+        Returns:
+            Vertices (T, 4), long.
+        """
         n = self.resolution
         strides, corner_strides = (n * n, n, 1), ((n + 1) ** 2, n + 1, 1)
         if inside is not None:
             corners = inside[: self.corners].view(n + 1, n + 1, n + 1)
             centres = inside[self.corners :].view(n, n, n)
-        made = []
+        tetrahedra = []
         for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
             if inside is None:
                 near = torch.ones(n - 1, n, n, dtype=torch.bool)
@@ -90,55 +103,67 @@ class TetrahedralGrid:
                 near = cells[:-1] != cells[1:]
                 for j, k in itertools.product((0, 1), repeat=2):
                     near |= cells[:-1] != ring[:, j : n + j, k : n + k]
-            at = near.nonzero()
+            at = near.nonzero()  # (A, 3), faces between two cells along axis a
             centre = self.corners + sum(at[:, i] * strides[d] for i, d in enumerate((a, b, c)))
             corner = corner_strides[a] + sum(at[:, i] * corner_strides[d] for i, d in enumerate((a, b, c)))
             around = [0, corner_strides[b], corner_strides[b] + corner_strides[c], corner_strides[c]]
             for p, q in zip(around, around[1:] + around[:1], strict=True):
-                made.append(torch.stack([centre, centre + strides[a], corner + p, corner + q], -1))
-        return torch.cat(made)
+                tetrahedra.append(torch.stack([centre, centre + strides[a], corner + p, corner + q], -1))
+        return torch.cat(tetrahedra)
 
 
 @torch.no_grad()
 def crossed_edges(inside: Tensor, tetrahedra: Tensor) -> tuple[Tensor, Tensor]:
-    """Grid edges (E, 2) that the surface crosses, inside vertex first, and the triangles (F, 3) between them.
+    """Where the surface crosses the grid.
 
-    inside: (V,) bits; tetrahedra: (T, 4), of positive volume.
+    Args:
+        inside: Bits (V,) of the vertices inside the object.
+        tetrahedra: (T, 4), of positive volume.
+
+    Returns:
+        Grid edges (E, 2) that the surface crosses, inside vertex first, and the triangles (F, 3) between them.
     """
     bits = torch.tensor([1, 2, 4, 8], device=inside.device)
-    code = (inside[tetrahedra] * bits).sum(-1)
+    code = (inside[tetrahedra] * bits).sum(-1)  # (T,)
     crossed = (code > 0) & (code < 15)
     tetrahedra, local = tetrahedra[crossed], TRIANGLES.to(inside.device)[code[crossed]]  # local (T, 2, 3, 2)
-    which, second = (local[:, :, 0, 0] >= 0).nonzero(as_tuple=True)
-    ends = tetrahedra[which].gather(1, local[which, second].flatten(1)).view(-1, 3, 2)
+    which, second = (local[:, :, 0, 0] >= 0).nonzero(as_tuple=True)  # (F,) each
+    ends = tetrahedra[which].gather(1, local[which, second].flatten(1)).view(-1, 3, 2)  # (F, 3, 2)
     count = len(inside)
     key, faces = torch.unique(ends[..., 0] * count + ends[..., 1], return_inverse=True)
     return torch.stack([key // count, key % count], -1), faces
 
 
-def cross(positions: Tensor, sdf: Tensor) -> Tensor:
-    """Points (E, 3) where the value, linear between positions (E, 2, 3) with sdf (E, 2), is zero; sdf[:, 0] > 0."""
+def zero_crossings(positions: Tensor, sdf: Tensor) -> Tensor:
+    """Where values that are linear along edges are zero; differentiable in both.
+
+    Args:
+        positions: (E, 2, 3), of the edges' ends.
+        sdf: (E, 2), the values there; the first is positive, the second at most zero.
+
+    Returns:
+        Points (E, 3).
+    """
     part = sdf[:, :1] / (sdf[:, :1] - sdf[:, 1:])
     return positions[:, 0] + part * (positions[:, 1] - positions[:, 0])
 
 
-def marching_tetrahedra(positions: Tensor, sdf: Tensor, tetrahedra: Tensor) -> Mesh:
-    """The zero level of sdf (V,) at positions (V, 3), differentiable in both; empty if nothing is crossed.
-
-    tetrahedra: (T, 4), of positive volume. The mesh is manifold, and closed where sdf <= 0 on the tetrahedra's
-    boundary.
-    """
-    edges, faces = crossed_edges(sdf > 0, tetrahedra)
-    flat = edges.flatten()
-    return Mesh(cross(positions.index_select(0, flat).view(-1, 2, 3), sdf.index_select(0, flat).view(-1, 2)), faces)
-
-
 class DMTet(nn.Module):
-    """A surface on the lattice of resolution^3 cells in the box [low, high] (world units).
+    """A surface on the lattice of N^3 cells in a box.
 
     Parameters: sdf (V,), used as it is, and deformation (V, 3), by which a vertex moves tanh(deformation) times a
     fifth of a cell along each axis. Within this bound a tetrahedron keeps at least 4 % of its volume, so the surface
     never cuts itself. The grid's border has the value -1, always: the surface is closed, and empty until `initialise`.
+
+    Args:
+        resolution: N, cells per axis, >= 3.
+        low: The box's low corner, world units.
+        high: The box's high corner, world units.
+
+    Raises:
+        ValueError: The resolution is below 3, or the box is empty.
+
+    Source: Shen et al. 2021, Deep Marching Tetrahedra.
     """
 
     def __init__(self, resolution: int, low: Vector = (-1.0, -1.0, -1.0), high: Vector = (1.0, 1.0, 1.0)):
@@ -161,50 +186,23 @@ class DMTet(nn.Module):
 
     @torch.no_grad()
     def initialise(self, field: Callable[[Tensor], Tensor]) -> None:
-        """Sets sdf to field (points (N, 3) in the world to values (N,)) and the deformation to zero."""
+        """Sets the values to those of a field and the deformation to zero.
+
+        Args:
+            field: Points (N, 3) in the world to values (N,), positive inside.
+        """
         self.deformation.zero_()
         for index in torch.arange(len(self.grid), device=self.sdf.device).split(CHUNK):
             self.sdf[index] = field(self.positions(index)).to(self.sdf)
 
     def extract(self) -> Mesh:
-        """The surface now, differentiable in both parameters; a mesh without faces if there is none."""
+        """The surface now, differentiable in both parameters; a mesh without faces if there is none.
+
+        It is manifold and closed.
+        """
         with torch.no_grad():
             inside = (self.sdf > 0) & ~self.border
-            edges, faces = crossed_edges(inside, self.grid.tetrahedra(inside))
+            edges, faces = crossed_edges(inside, self.grid.tetrahedra(inside))  # (E, 2), (F, 3)
         values = self.sdf.index_select(0, edges.flatten())
         values = torch.where(self.border[edges.flatten()], values.new_tensor(-1.0), values)
-        return Mesh(cross(self.positions(edges), values.view(-1, 2)), faces)
-
-
-def sdf_from_density(density: Callable[[Tensor], Tensor], threshold: float) -> Callable[[Tensor], Tensor]:
-    """The field clamp(density - threshold, -1, 1), to initialise a DMTet with.
-
-    density: points (N, 3) to densities (N,). Thresholds in use: 2.5 (ProlificDreamer's code), 25 (threestudio).
-    """
-    return lambda points: (density(points) - threshold).clamp(-1, 1)
-
-
-@torch.no_grad()
-def occupied_box(
-    density: Callable[[Tensor], Tensor],
-    threshold: float,
-    bound: float = 1.0,
-    resolution: int = 64,
-    margin: float = 0.1,
-    device: torch.device | str = "cpu",
-) -> tuple[Vector, Vector]:
-    """Low and high corners of the box around all points of a grid with density above the threshold, plus the margin.
-
-    resolution: grid points an axis in [-bound, bound]^3, beyond which the box does not go. ValueError if there are no
-    such points.
-    """
-    axis = torch.linspace(-bound, bound, resolution, device=device)
-    points = torch.cartesian_prod(axis, axis, axis)
-    values = torch.cat([density(part) for part in points.split(CHUNK)])
-    kept = points[values > threshold]
-    if len(kept) == 0:
-        raise ValueError(
-            f"density is at most {values.max():.3g}, nowhere above the threshold {threshold:g}; lower the threshold"
-        )
-    low, high = (kept.amin(0) - margin).clamp(min=-bound), (kept.amax(0) + margin).clamp(max=bound)
-    return tuple(low.tolist()), tuple(high.tolist())
+        return Mesh(zero_crossings(self.positions(edges), values.view(-1, 2)), faces)

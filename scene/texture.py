@@ -15,6 +15,8 @@ import xatlas
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from scene.mesh import MeshError
+
 REACH = math.sqrt(2.0)  # texels: a bilinear lookup inside a chart reads no texel that is farther from it
 PACKINGS = 12  # tries; three are usual
 CHUNK = 2**18  # points of one call of a field, and pairs of a texel and a face that are compared at once
@@ -24,7 +26,11 @@ CHUNK = 2**18  # points of one call of a field, and pairs of a texel and a face 
 class Atlas:
     """An unwrapped mesh: `faces` turn as the mesh's own and are in the same order, source[faces] are its faces.
 
-    uv: (W, 2) in [0, 1]; faces: (F, 3), indices into uv; source: (W,), the vertex of each corner; size: S.
+    Args:
+        uv: (W, 2) in [0, 1], of the corners.
+        faces: (F, 3) long, indices into uv.
+        source: (W,) long, the mesh's vertex of each corner.
+        size: S, texels per side of the image.
     """
 
     uv: Tensor
@@ -34,34 +40,45 @@ class Atlas:
 
 
 def unwrap(vertices: Tensor, faces: Tensor, size: int = 1024, padding: int = 6) -> Atlas:
-    """Cuts a mesh into charts without overlap that fill an image of size x size texels, by xatlas.
+    """Cuts a mesh into charts without overlap that fill a square image, by xatlas.
 
-    vertices: (V, 3); faces: (F, 3), long. All charts have the same scale. padding: texels between charts, >= 2, also
-    over the image's border when the texture repeats; mip level k > 0 is free of seams if 3 * 2^k <= padding.
-    Faces without area get uv without area. ValueError for a mesh that is empty or not finite, and for charts that
-    are too many for the image.
+    All charts have the same scale. Faces without area get uv without area.
+
+    Args:
+        vertices: (V, 3), world units.
+        faces: (F, 3), long.
+        size: S, texels per side.
+        padding: Texels between charts, in [2, size / 2), also over the image's border when the texture repeats; mip
+            level k > 0 is free of seams if 3 * 2^k <= padding.
+
+    Returns:
+        The atlas.
+
+    Raises:
+        MeshError: The mesh has no face with an area, or is not finite, or its charts are too many for the image.
+        ValueError: The padding is out of range.
     """
     if len(faces) == 0:
-        raise ValueError("the mesh has no faces; there is nothing to texture or export")
+        raise MeshError("the mesh has no faces; there is nothing to texture or export")
     if not bool(torch.isfinite(vertices).all()):
-        raise ValueError("the mesh has vertices that are not finite; a loss or a learning rate is too large")
+        raise MeshError("the mesh has vertices that are not finite; a loss or a learning rate is too large")
     if not 2 <= padding < size / 2:
         raise ValueError(f"padding is {padding} texels; it must be at least 2 and less than half the size, {size}")
     positions = vertices.detach().double().cpu().numpy()
     indices = faces.cpu().numpy()
-    edges = positions[indices] - positions[np.roll(indices, 1, 1)]
+    edges = positions[indices] - positions[np.roll(indices, 1, 1)]  # (F, 3, 3)
     # xatlas drops faces by an absolute area; in units of the mean edge only those without area are so small.
     unit = np.linalg.norm(edges, axis=-1).mean()
     charts = xatlas.Atlas()
     charts.add_mesh((positions / max(unit, 1e-30)).astype(np.float32), indices.astype(np.uint32))
     charts.generate()
     if charts.chart_count == 0:
-        raise ValueError("the mesh has no face with an area; there is nothing to texture or export")
+        raise MeshError("the mesh has no face with an area; there is nothing to texture or export")
     source, corners, uv = charts[0]
     flat = uv * np.array([charts.width, charts.height]) / charts.texels_per_unit
     kept, corners, texels = _pack(flat.astype(np.float32), corners, size - padding, padding)
     if texels is None:
-        raise ValueError(f"{charts.chart_count} charts do not fit a texture of size {size}; use a larger one")
+        raise MeshError(f"{charts.chart_count} charts do not fit a texture of size {size}; use a larger one")
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array.astype(np.int64), device=faces.device)
@@ -73,11 +90,18 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int = 1024, padding: int = 6) 
 def _pack(
     flat: np.ndarray, corners: np.ndarray, side: int, padding: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Places flat charts (W, 2) at the largest scale that fits a square of `side` texels.
+    """Places flat charts at the largest scale that fits a square.
 
-    Returns the order (W,) of the new corners, the faces (F, 3) between them, and texels (W, 2), None where none fits.
+    Args:
+        flat: (W, 2), the corners in each chart's plane.
+        corners: (F, 3), the faces.
+        side: Of the square, texels.
+        padding: Texels between charts.
+
+    Returns:
+        The order (W,) of the new corners, the faces (F, 3) between them, and texels (W, 2), None where none fits.
     """
-    a, b, c = (flat[corners[:, k]] for k in range(3))
+    a, b, c = (flat[corners[:, k]] for k in range(3))  # (F, 2) each
     area = np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).sum() / 2
     options = xatlas.PackOptions()
     options.padding = padding
@@ -99,28 +123,40 @@ def _pack(
 
 
 def bake(vertices: Tensor, atlas: Atlas, colour: Callable[[Tensor], Tensor]) -> Tensor:
-    """Image (S, S, 3) of a colour field on the surface, float32 in [0, 1].
+    """The image of a colour field on the surface.
 
-    vertices: (V, 3) of the unwrapped mesh; colour: points (N, 3) to rgb (N, 3) in [0, 1], called without gradients.
     Each texel has the field's value at the surface point under its centre; around a chart, as far as bilinear lookups
     reach, at the chart's nearest point; all others copy the nearest texel, so that mip levels mix like with like.
+
+    Args:
+        vertices: (V, 3) of the unwrapped mesh, world units.
+        atlas: Of the mesh.
+        colour: Points (N, 3) to rgb (N, 3) in [0, 1]; called without gradients.
+
+    Returns:
+        (S, S, 3), float32 in [0, 1], row 0 on top.
     """
-    face, weights = surface_of_texels(atlas)
+    face, weights = surface_of_texels(atlas)  # (S, S), (S, S, 3)
     covered = face >= 0
     corners = vertices.detach()[atlas.source[atlas.faces]]  # (F, 3, 3)
     image = torch.zeros(atlas.size, atlas.size, 3, device=vertices.device)
     with torch.no_grad():
-        points = (weights[covered].to(vertices.dtype)[..., None] * corners[face[covered]]).sum(1)
+        points = (weights[covered].to(vertices.dtype)[..., None] * corners[face[covered]]).sum(1)  # (N, 3)
         image[covered] = torch.cat([colour(part).float() for part in points.split(CHUNK)])
     row, column = distance_transform_edt(~covered.cpu().numpy(), return_distances=False, return_indices=True)
     return image[torch.as_tensor(row, device=image.device).long(), torch.as_tensor(column, device=image.device).long()]
 
 
 def surface_of_texels(atlas: Atlas) -> tuple[Tensor, Tensor]:
-    """Where in the atlas each texel is: the face (S, S) nearest to its centre, -1 beyond REACH, and weights (S, S, 3).
+    """The face that each texel shows, and where on it.
 
-    The weights are barycentric coordinates, float64, of the centre, or of the face's nearest point if it is outside.
-    Of faces that are equally near the first one counts.
+    Args:
+        atlas: S texels per side.
+
+    Returns:
+        The face (S, S), long, nearest to each texel's centre, -1 beyond REACH; of faces that are equally near the first
+        one. And barycentric weights (S, S, 3), float64, of the centre, or of the face's nearest point if the centre is
+        outside of it.
     """
     size = atlas.size
     scale = torch.tensor([size, -size], dtype=torch.float64, device=atlas.uv.device)
@@ -128,7 +164,7 @@ def surface_of_texels(atlas: Atlas) -> tuple[Tensor, Tensor]:
     corners = (atlas.uv.double() * scale + offset)[atlas.faces]  # (F, 3, 2) as (column, row); centres are integers
     low = (corners.amin(1) - REACH).ceil().long().clamp(0, size - 1)
     high = (corners.amax(1) + REACH).floor().long().clamp(0, size - 1)
-    width, height = (high - low + 1).unbind(-1)
+    width, height = (high - low + 1).unbind(-1)  # (F,) each
     ends = torch.cumsum(width * height * _has_area(corners), 0)  # of each face's run of candidates
     total = int(ends[-1])
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -136,7 +172,7 @@ def surface_of_texels(atlas: Atlas) -> tuple[Tensor, Tensor]:
         k = torch.arange(start, min(start + CHUNK, total), device=ends.device)
         face = torch.searchsorted(ends, k, right=True)
         k = k - torch.where(face > 0, ends[face - 1], 0)
-        where = low[face] + torch.stack([k % width[face], k // width[face]], -1)
+        where = low[face] + torch.stack([k % width[face], k // width[face]], -1)  # (K, 2), (column, row)
         distance, _ = _nearest(corners[face], where.double())
         near = distance <= REACH
         found.append(((where[:, 1] * size + where[:, 0])[near], distance[near], face[near]))
@@ -155,6 +191,7 @@ def surface_of_texels(atlas: Atlas) -> tuple[Tensor, Tensor]:
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross products (...) of plane vectors (..., 2)."""
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
@@ -171,8 +208,8 @@ def _nearest(corners: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     weights = (sides / sides.sum(1, keepdim=True)).roll(-1, 1)  # the edge is opposite to the vertex before it
     inside = (weights >= 0).all(1)
     t = ((to_point * along).sum(-1) / (along * along).sum(-1)).clamp(0, 1)
-    squared, edge = (to_point - t[..., None] * along).square().sum(-1).min(1)
-    t = t.gather(1, edge[:, None])
+    squared, edge = (to_point - t[..., None] * along).square().sum(-1).min(1)  # (N,) each
+    t = t.gather(1, edge[:, None])  # (N, 1)
     on_edge = torch.zeros_like(weights).scatter(1, edge[:, None], 1 - t).scatter(1, (edge[:, None] + 1) % 3, t)
     distance = torch.where(inside, 0.0, squared.sqrt())
     return distance, torch.where(inside[:, None], weights, on_edge)

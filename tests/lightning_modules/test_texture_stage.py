@@ -1,16 +1,20 @@
 """The texture stage through the command: what is inherited, what stays, what is exported, and bad input."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 from small_runs import ROOT, TEXTURE, assert_same_end, fit_after, resume
 
+from common.errors import InputError
 from lightning_modules.cli import main
 from lightning_modules.handover import load_meshes, load_nerfs
 from lightning_modules.run.folder import LAST
+from lightning_modules.texture import TextureStage
 from scene.export import to_file_axes
-from scene.mesh import Mesh
+from scene.mesh import Mesh, MeshError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 CONFIG = str(ROOT / "configs" / "toybox" / "texture.yaml")
@@ -135,3 +139,22 @@ def test_an_export_that_cannot_be_written_is_named_and_the_checkpoint_kept(whole
     )
     assert "mesh-particle0.glb" in line and "cannot be written" in line
     assert (folder / LAST).is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (MeshError("9 charts do not fit"), InputError),
+        (OSError("no space"), InputError),
+        (ValueError("bug"), ValueError),
+    ],
+)
+def test_a_defect_in_the_export_is_not_taken_for_bad_input(monkeypatch, error, raised):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("lightning_modules.texture.unwrap", fail)
+    stage = SimpleNamespace(particles=[SimpleNamespace(vertices=None, faces=None)], texture_size=64)
+    with pytest.raises(raised, match=str(error)) as caught:
+        TextureStage.export(stage, 0)
+    assert isinstance(caught.value, InputError) == (raised is InputError)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from scene.cameras import Orbit, pixel_rays, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import RayCaster, interpolate, rasterize
+from scene.rasterizer import interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from scene.visibility import RayCaster
 from toybox.world.objects import build, stack
 from toybox.world.render import render
 
@@ -31,17 +32,17 @@ def draw(mesh: Mesh, orbit: Orbit) -> Tensor:
     """World normals and coverage (B, SIZE, SIZE, 4)."""
     view = orbit.camera_to_world(), orbit.fovy
     caster = RayCaster(mesh.vertices, mesh.faces)
-    made = rasterize(mesh.vertices, mesh.faces, *view, SIZE, caster)
-    image = torch.cat([interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, SIZE, caster)
+    image = torch.cat([interpolate(fragments, mesh.faces, mesh.vertex_normals()), fragments.mask], -1)
     return antialias(image, silhouettes(mesh, *view, SIZE, caster))
 
 
 def seen_points(mesh: Mesh, size: int = 64) -> Tensor:
     """Points of the surface that the judging cameras see."""
     view = SEEN.camera_to_world(), SEEN.fovy
-    made = rasterize(mesh.vertices, mesh.faces, *view, size)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, size)
     origins, directions = pixel_rays(*view, size)
-    return (origins + made.depth.view(-1, 1) * directions)[made.mask.view(-1) > 0].detach()
+    return (origins + fragments.depth.view(-1, 1) * directions)[fragments.mask.view(-1) > 0].detach()
 
 
 def chamfer(one: Tensor, two: Tensor) -> float:
@@ -63,8 +64,8 @@ def torus(large: float, small: float):
 def target_of_mesh(mesh: Mesh) -> tuple[Tensor, Tensor]:
     """Images from 4 x 4 samples a pixel, and the seen points."""
     orbit = training_views()
-    made = rasterize(mesh.vertices, mesh.faces, orbit.camera_to_world(), orbit.fovy, 4 * SIZE)
-    image = torch.cat([interpolate(made, mesh.faces, mesh.vertex_normals()), made.mask], -1)
+    fragments = rasterize(mesh.vertices, mesh.faces, orbit.camera_to_world(), orbit.fovy, 4 * SIZE)
+    image = torch.cat([interpolate(fragments, mesh.faces, mesh.vertex_normals()), fragments.mask], -1)
     return image.view(VIEWS, SIZE, 4, SIZE, 4, 4).mean((2, 4)), seen_points(mesh)
 
 

@@ -13,6 +13,7 @@ import trimesh
 from PIL import Image
 
 from scene.export import to_file_axes, write_glb, write_obj
+from scene.mesh import MeshError
 from scene.texture import Atlas, bake, unwrap
 
 VALIDATE = """
@@ -33,10 +34,10 @@ def ramp(coordinate):
 @pytest.fixture(scope="module")
 def egg():
     """A closed mesh, longest along x, then z, then y, off the origin; its atlas and its baked colours."""
-    made = trimesh.creation.icosphere(subdivisions=3)
-    vertices = torch.tensor(np.array(made.vertices), dtype=torch.float32) * torch.tensor([0.8, 0.4, 0.6])
+    sphere = trimesh.creation.icosphere(subdivisions=3)
+    vertices = torch.tensor(np.array(sphere.vertices), dtype=torch.float32) * torch.tensor([0.8, 0.4, 0.6])
     vertices = vertices + torch.tensor([0.1, 0.0, -0.2])
-    atlas = unwrap(vertices, torch.tensor(np.array(made.faces)), size=256)
+    atlas = unwrap(vertices, torch.tensor(np.array(sphere.faces)), size=256)
     return vertices, atlas, bake(vertices, atlas, field)
 
 
@@ -193,7 +194,7 @@ def test_a_mesh_without_faces_is_refused(egg, tmp_path):
     vertices, atlas, image = egg
     empty = Atlas(atlas.uv, atlas.faces[:0], atlas.source, atlas.size)
     for write, name in ((write_glb, "egg.glb"), (write_obj, "egg.obj")):
-        with pytest.raises(ValueError, match="^the mesh has no faces; there is nothing to export$"):
+        with pytest.raises(MeshError, match="^the mesh has no faces; there is nothing to export$"):
             write(tmp_path / name, vertices, empty, image)
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scene import hashgrid
-from scene.hashgrid import PRIMES, HashGrid, corner_weights, levels
+from scene.hashgrid import PRIMES, HashGrid, corner_weights, grid_levels
 
 SMALL = {"levels_count": 4, "features": 2, "log2_hashmap_size": 9, "base_resolution": 4, "per_level_scale": 1.7}
 
@@ -39,13 +39,13 @@ def scalar_reference(grid, point):
 
 def test_the_default_layout_has_the_known_sizes():
     """Totals that tiny-cuda-nn users publish for these two configurations."""
-    made = levels(16, 19, 16, 1.447269237440378)
-    assert [level.resolution for level in made] == [
+    levels = grid_levels(16, 19, 16, 1.447269237440378)
+    assert [level.resolution for level in levels] == [
         16, 24, 34, 49, 71, 102, 148, 213, 308, 446, 646, 934, 1352, 1956, 2831, 4096
     ]  # fmt: skip
-    assert 2 * sum(level.entries for level in made) == 12_599_920
-    assert 2 * sum(level.entries for level in levels(16, 19, 16, 2 ** (7 / 15))) == 12_196_240
-    assert [level.hashed for level in made] == [False] * 5 + [True] * 11
+    assert 2 * sum(level.entries for level in levels) == 12_599_920
+    assert 2 * sum(level.entries for level in grid_levels(16, 19, 16, 2 ** (7 / 15))) == 12_196_240
+    assert [level.hashed for level in levels] == [False] * 5 + [True] * 11
 
 
 def test_features_agree_with_a_scalar_transcription_of_the_layout():
@@ -119,7 +119,7 @@ class OnCuda(torch.Tensor):
 class Encoding(torch.nn.Module):
     """In the place of tinycudann's: reads its options and computes with this project's torch code."""
 
-    made = 0
+    built = 0
 
     def __init__(self, dimensions, options, dtype=None):
         super().__init__()
@@ -127,7 +127,7 @@ class Encoding(torch.nn.Module):
         names = ("n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution", "per_level_scale")
         self.grid = [HashGrid(*(options[name] for name in names))]  # in a list it is no submodule
         self.params = torch.nn.Parameter(torch.full_like(self.grid[0].params, math.nan))
-        Encoding.made += 1
+        Encoding.built += 1
 
     def forward(self, points):
         assert len(points), "the real one leaves a gradient uninitialised"
@@ -175,7 +175,7 @@ def test_a_machine_without_tinycudann_encodes_by_torch(start):
 
 def test_tinycudann_computes_with_the_grids_own_parameters(start):
     start.setitem(sys.modules, "tinycudann", SimpleNamespace(Encoding=Encoding))
-    start.setattr(Encoding, "made", 0)
+    start.setattr(Encoding, "built", 0)
     grid, other, wide = HashGrid(**SMALL), HashGrid(**SMALL), HashGrid(**SMALL | {"features": 4, "levels_count": 3})
     points = torch.rand(30, 3)
     for one in (grid, other, wide, copy.deepcopy(grid)):
@@ -186,7 +186,7 @@ def test_tinycudann_computes_with_the_grids_own_parameters(start):
         assert hashgrid.kernels(one.layout).seen == 30, "tinycudann did it"
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
         assert list(one.state_dict()) == ["params"] and [name for name, _ in one.named_modules()] == [""]
-    assert Encoding.made == 2, "grids of one layout share the kernels"
+    assert Encoding.built == 2, "grids of one layout share the kernels"
     assert hashgrid.kernels(grid.layout).params.numel() == 0
     grid.load_state_dict(other.state_dict(), assign=True)
     assert torch.equal(grid(points.as_subclass(OnCuda)), other(points))
@@ -235,7 +235,7 @@ def test_tinycudann_gives_torchs_features_and_gradients(monkeypatch, sizes, coun
 @NO_GPU
 def test_an_adam_step_with_tinycudann_goes_where_torchs_goes(monkeypatch):
     pytest.importorskip("tinycudann")
-    made = []
+    features = []
     for bindings in (hashgrid.bindings, lambda: (None, "off")):
         monkeypatch.setattr(hashgrid, "bindings", bindings)
         torch.manual_seed(0)
@@ -246,5 +246,5 @@ def test_an_adam_step_with_tinycudann_goes_where_torchs_goes(monkeypatch):
             optimizer.zero_grad()
             (grid(points) - points.repeat(1, grid.width // 3 + 1)[:, : grid.width]).square().mean().backward()
             optimizer.step()
-        made.append(grid.cpu()(points.cpu()).detach())  # trained there, read here
-    torch.testing.assert_close(*made, atol=1e-3, rtol=1e-2)
+        features.append(grid.cpu()(points.cpu()).detach())  # trained there, read here
+    torch.testing.assert_close(*features, atol=1e-3, rtol=1e-2)

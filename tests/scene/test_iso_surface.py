@@ -87,9 +87,9 @@ def test_a_field_without_a_surface_says_why(field, reason):
 
 
 def test_masks_agree_between_a_field_and_its_surface():
-    field, made = Ball(), renderer()
-    start = from_field(field, made, 24, CAMERAS, 48)
-    one, two = field_mask(field, made, CAMERAS, 48), mesh_mask(start.surface.extract(), CAMERAS, 48)
+    field, volume = Ball(), renderer()
+    start = from_field(field, volume, 24, CAMERAS, 48)
+    one, two = field_mask(field, volume, CAMERAS, 48), mesh_mask(start.surface.extract(), CAMERAS, 48)
     assert intersection_over_union(one, two) == pytest.approx(start.iou)
     assert one.shape == two.shape == (12, 48, 48)
 

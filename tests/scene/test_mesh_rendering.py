@@ -6,7 +6,7 @@ import torch
 from scene.cameras import turntable
 from scene.mesh import Mesh
 from scene.mesh_rendering import render_mesh
-from scene.rasterizer import BruteForceCaster
+from scene.visibility import BruteForceCaster
 
 ORBIT = turntable(2, elevation=10, distance=2.5)
 VIEW = ORBIT.camera_to_world(), ORBIT.fovy

@@ -1,46 +1,14 @@
+"""Fragments of rasterised meshes: visibility, interpolation, gradients inside of faces, projection."""
+
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+from rough_meshes import cameras, look, rough_torus
 
-from scene.cameras import Orbit, pixel_rays, rays, turntable
-from scene.mesh import Mesh
-from scene.rasterizer import (
-    BruteForceCaster,
-    RayCaster,
-    fragments,
-    interpolate,
-    intersect,
-    project,
-    rasterize,
-)
-from scene.tetrahedra import DMTet
-
-
-def rough_torus(resolution=14):
-    surface = DMTet(resolution)
-    surface.initialise(
-        lambda p: 0.2 - torch.stack([p[:, :2].norm(dim=-1) - 0.5, p[:, 2] - 0.1 * p[:, 0]], -1).norm(dim=-1)
-    )
-    with torch.no_grad():
-        surface.deformation.normal_()
-        mesh = surface.extract()
-    return Mesh(mesh.vertices, mesh.faces)
-
-
-def cameras(count):
-    return Orbit(
-        torch.rand(count) * 360,
-        torch.rand(count) * 120 - 60,
-        1.5 + torch.rand(count),
-        30 + 40 * torch.rand(count),
-    )
-
-
-def look(orbit):
-    return orbit.camera_to_world(), orbit.fovy
+from scene.cameras import pixel_rays, rays, turntable
+from scene.rasterizer import interpolate, project, rasterize, visible_fragments
+from scene.visibility import BruteForceCaster, RayCaster
 
 
 def test_visibility_agrees_with_brute_force():
@@ -54,22 +22,13 @@ def test_visibility_agrees_with_brute_force():
     assert fast.barycentric.min() > -1e-3 and fast.barycentric.max() < 1 + 1e-3
 
 
-def test_distances_of_a_caster_are_those_along_the_rays():
-    mesh = rough_torus()
-    origins, directions = pixel_rays(*look(cameras(2)), 16)
-    face, distance = RayCaster(mesh.vertices, mesh.faces)(origins, directions)
-    assert torch.equal(face < 0, distance == torch.inf) and (face >= 0).any()
-    _, expected = intersect(mesh.corners()[face.clamp(min=0)], origins, directions)
-    torch.testing.assert_close(distance[face >= 0], expected[face >= 0], atol=1e-5, rtol=1e-5)
-
-
 def test_interpolated_positions_lie_on_the_rays_at_their_depth():
     mesh, view, size = rough_torus(), look(cameras(3)), 32
-    made = rasterize(mesh.vertices, mesh.faces, *view, size)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, size)
     origins, directions = pixel_rays(*view, size)
-    expected = origins + made.depth.view(-1, 1) * directions
-    points = interpolate(made, mesh.faces, mesh.vertices).view(-1, 3)
-    hit = made.mask.view(-1) > 0
+    expected = origins + fragments.depth.view(-1, 1) * directions
+    points = interpolate(fragments, mesh.faces, mesh.vertices).view(-1, 3)
+    hit = fragments.mask.view(-1) > 0
     torch.testing.assert_close(points[hit], expected[hit], atol=1e-5, rtol=1e-5)
     assert (points[~hit] == 0).all()
 
@@ -77,12 +36,12 @@ def test_interpolated_positions_lie_on_the_rays_at_their_depth():
 def test_the_picture_is_the_right_way_round():
     """From the front (+x), the object's left side (+y) is on the right of the picture and its top (+z) above."""
     corner = torch.tensor([[0.0, 0.3, 0.3], [0.0, 0.5, 0.3], [0.0, 0.4, 0.6]])
-    made = rasterize(corner, torch.tensor([[0, 1, 2]]), *look(turntable(1, elevation=0)), 32)
-    row, column = made.face[0].ge(0).nonzero().double().mean(0)
+    fragments = rasterize(corner, torch.tensor([[0, 1, 2]]), *look(turntable(1, elevation=0)), 32)
+    row, column = fragments.face[0].ge(0).nonzero().double().mean(0)
     focal = 16 / math.tan(math.radians(20))
     assert row.item() + 0.5 == pytest.approx(16 - focal * 0.4 / 2.5, abs=0.5)
     assert column.item() + 0.5 == pytest.approx(16 + focal * 0.4 / 2.5, abs=0.5)
-    assert made.depth.max().item() == pytest.approx(math.hypot(2.5, 0.5), abs=0.1)
+    assert fragments.depth.max().item() == pytest.approx(math.hypot(2.5, 0.5), abs=0.1)
 
 
 def test_projection_inverts_rays():
@@ -100,8 +59,8 @@ def test_the_nearest_of_two_surfaces_is_seen_from_either_side():
     square = torch.tensor([[0.0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]])
     vertices = torch.cat([square, square + torch.tensor([0.5, 0.0, 0.0])])
     faces = torch.tensor([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
-    made = rasterize(vertices, faces, *look(turntable(2, elevation=0, fovy=20)), 8)
-    assert (made.face[0] >= 2).all() and (made.face[1] < 2).all() and (made.face[1] >= 0).all()
+    fragments = rasterize(vertices, faces, *look(turntable(2, elevation=0, fovy=20)), 8)
+    assert (fragments.face[0] >= 2).all() and (fragments.face[1] < 2).all() and (fragments.face[1] >= 0).all()
 
 
 def test_gradients_inside_are_those_of_finite_differences():
@@ -113,8 +72,8 @@ def test_gradients_inside_are_those_of_finite_differences():
     assert 10 < (face >= 0).sum() < face.numel()
 
     def shaded(vertices, attributes):
-        made = fragments(face, vertices, mesh.faces, origins, directions)
-        return interpolate(made, mesh.faces, attributes), made.depth
+        fragments = visible_fragments(face, vertices, mesh.faces, origins, directions)
+        return interpolate(fragments, mesh.faces, attributes), fragments.depth
 
     used = mesh.faces[face[face >= 0]].unique()
     vertices = mesh.vertices.double()
@@ -136,43 +95,11 @@ def test_nothing_to_see_is_an_empty_image(kind):
         vertices, faces = torch.rand(3, 3) + torch.tensor([9.0, 0, 0]), torch.tensor([[0, 1, 2]])
     vertices.requires_grad_()
     for caster in (RayCaster(vertices, faces), BruteForceCaster(vertices, faces)):
-        made = rasterize(vertices, faces, *look(turntable(2)), 8, caster)
-        image = interpolate(made, faces, torch.ones(len(vertices), 5, requires_grad=True))
-        assert image.shape == (2, 8, 8, 5) and (made.face == -1).all() and made.mask.sum() == 0
-        assert image.abs().sum() == 0 == made.depth.sum()
-        (image.sum() + made.depth.sum()).backward()
-
-
-def test_vertices_that_are_no_numbers_are_refused():
-    vertices = torch.rand(3, 3)
-    vertices[1, 1] = torch.nan
-    with pytest.raises(ValueError, match="not finite"):
-        RayCaster(vertices, torch.tensor([[0, 1, 2]]))
-
-
-def test_a_caster_keeps_the_mesh_that_it_was_made_of():
-    """The hierarchy holds a copy: an optimizer's step must not move what was built."""
-    vertices, faces = torch.tensor([[0.0, -1, -1], [0, 1, -1], [0, 0, 2]]), torch.tensor([[0, 1, 2]])
-    caster = RayCaster(vertices, faces)
-    vertices += 100
-    _, distance = caster(torch.tensor([[2.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]]))
-    assert distance.item() == pytest.approx(2)
-    assert caster.backend.startswith("warp ") and caster.backend.endswith("(cpu)")
-
-
-def test_a_line_in_a_faces_plane_gives_numbers():
-    triangle = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]])
-    weights, distance = intersect(triangle, torch.tensor([[-1.0, 0.2, 0]]), torch.tensor([[1.0, 0, 0]]))
-    assert weights.isfinite().all() and distance.isfinite().all()
-
-
-def test_warp_says_nothing():
-    code = (
-        "import torch; from scene.rasterizer import RayCaster;"
-        "RayCaster(torch.eye(3), torch.tensor([[0, 1, 2]]))(torch.zeros(1, 3), torch.ones(1, 3))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == done.stderr == ""
+        fragments = rasterize(vertices, faces, *look(turntable(2)), 8, caster)
+        image = interpolate(fragments, faces, torch.ones(len(vertices), 5, requires_grad=True))
+        assert image.shape == (2, 8, 8, 5) and (fragments.face == -1).all() and fragments.mask.sum() == 0
+        assert image.abs().sum() == 0 == fragments.depth.sum()
+        (image.sum() + fragments.depth.sum()).backward()
 
 
 @pytest.mark.gpu
@@ -183,18 +110,3 @@ def test_cuda_sees_what_the_cpu_sees():
     there = rasterize(mesh.vertices.cuda(), mesh.faces.cuda(), *(v.cuda() for v in view), 64)
     assert (here.face != there.face.cpu()).float().mean() < 0.002
     torch.testing.assert_close(here.depth, there.depth.cpu(), atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_nvdiffrast_sees_what_warp_sees():
-    nvdiffrast = pytest.importorskip("nvdiffrast.torch")
-    from scene import rasterizer_nvdiffrast
-
-    mesh, view = rough_torus(), tuple(v.cuda() for v in look(cameras(3)))
-    vertices, faces = mesh.vertices.cuda(), mesh.faces.cuda()
-    ours = rasterize(vertices, faces, *view, 64)
-    theirs = rasterizer_nvdiffrast.rasterize(vertices, faces, *view, 64, nvdiffrast.RasterizeCudaContext())
-    assert (ours.face != theirs.face).float().mean() < 0.01
-    same = ours.face == theirs.face
-    torch.testing.assert_close(ours.depth[same], theirs.depth[same])

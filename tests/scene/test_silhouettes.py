@@ -5,9 +5,10 @@ import torch
 
 from scene.cameras import Orbit, turntable
 from scene.mesh import Mesh
-from scene.rasterizer import BruteForceCaster, RayCaster, interpolate, project, rasterize
+from scene.rasterizer import interpolate, project, rasterize
 from scene.silhouettes import antialias, silhouettes
 from scene.tetrahedra import DMTet
+from scene.visibility import BruteForceCaster, RayCaster
 
 FRONT = turntable(1, elevation=0)  # from +x: rows are -z, columns are +y
 FOCAL = 0.5 / math.tan(math.radians(20))  # image heights
@@ -157,8 +158,8 @@ def test_images_have_the_gradients_of_finite_differences_in_a_shift():
     def loss(shift):
         moved = Mesh(vertices * torch.tensor([0.0, 1, 1]) + shift * torch.tensor([0.0, 0.8, 0.6]), mesh.faces)
         caster = BruteForceCaster(moved.vertices, moved.faces)
-        made = rasterize(moved.vertices, moved.faces, *view, 12, caster)
-        image = antialias(interpolate(made, moved.faces, colours), silhouettes(moved, *view, 12, caster))
+        fragments = rasterize(moved.vertices, moved.faces, *view, 12, caster)
+        image = antialias(interpolate(fragments, moved.faces, colours), silhouettes(moved, *view, 12, caster))
         return ((image - target) ** 2).sum()
 
     flat = Mesh(vertices * torch.tensor([0.0, 1, 1]), mesh.faces)
@@ -174,9 +175,9 @@ def test_only_what_is_before_hides_and_only_outlines_that_are_seen_move():
     vertices = torch.cat([large.vertices, small.vertices]).requires_grad_()
     mesh = Mesh(vertices, torch.cat([large.faces, small.faces + 4]))
     caster = RayCaster(vertices, mesh.faces)
-    made = rasterize(vertices, mesh.faces, *view, size, caster)
+    fragments = rasterize(vertices, mesh.faces, *view, size, caster)
     colours = torch.cat([torch.full((4, 1), 0.4), torch.ones(4, 1)])
-    image = antialias(interpolate(made, mesh.faces, colours), silhouettes(mesh, *view, size, caster))[0, :, :, 0]
+    image = antialias(interpolate(fragments, mesh.faces, colours), silhouettes(mesh, *view, size, caster))[0, :, :, 0]
     # The left side of the small one is at column 16 - 32 * 0.21 = 9.28, its top at row 9.6.
     assert image[16, 8:11].tolist() == pytest.approx([0.4, 0.4 + 0.6 * 0.72, 1.0], abs=1e-3)
     assert image[8:11, 16].tolist() == pytest.approx([0.4, 0.4 + 0.6 * 0.4, 1.0], abs=1e-3)
@@ -199,8 +200,8 @@ def test_a_hidden_side_next_to_an_outline_is_not_taken_for_it():
     vertices = torch.cat([layer.vertices for layer in layers])
     mesh = Mesh(vertices, torch.cat([layer.faces + 4 * i for i, layer in enumerate(layers)]))
     colours = torch.tensor([0.1, 0.5, 1.0]).repeat_interleave(4)[:, None]
-    made = rasterize(vertices, mesh.faces, *view, size)
-    image = antialias(interpolate(made, mesh.faces, colours), silhouettes(mesh, *view, size))[0, :, :, 0]
+    fragments = rasterize(vertices, mesh.faces, *view, size)
+    image = antialias(interpolate(fragments, mesh.faces, colours), silhouettes(mesh, *view, size))[0, :, :, 0]
     # Sides at columns 16 + 32 * 0.18 = 21.76 and 16 + 32 * 0.19 = 22.08.
     assert image[16, 20:24].tolist() == pytest.approx([1, 1, 0.1 + 0.9 * 0.08, 0.1], abs=1e-3)
 

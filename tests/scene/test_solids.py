@@ -12,9 +12,9 @@ def ball(centre, radius):
 
 
 def surface(field, resolution=20):
-    made = DMTet(resolution)
-    made.initialise(field)
-    return made
+    dmtet = DMTet(resolution)
+    dmtet.initialise(field)
+    return dmtet
 
 
 def test_the_edges_are_those_of_the_tetrahedra():
@@ -50,7 +50,7 @@ def test_a_random_cloud_equals_the_flood_fill():
     while left:
         pieces.append(flood(grid, bits.tolist(), min(left)))
         left -= pieces[-1]
-    assert len(pieces) > 3, "the case must have crumbs"
+    assert len(pieces) > 3, "the case must have floaters"
     largest = max(len(piece) for piece in pieces)
     kept = torch.zeros_like(bits)
     for piece in pieces:
@@ -61,15 +61,15 @@ def test_a_random_cloud_equals_the_flood_fill():
     assert torch.equal(solid(grid, bits, 0.3), wanted)
 
 
-def test_cavities_and_crumbs_go_and_two_large_bodies_stay():
+def test_cavities_and_floaters_go_and_two_large_bodies_stay():
     shell = lambda p: torch.minimum(ball((-0.4, 0.0, 0.0), 0.4)(p), -ball((-0.4, 0.0, 0.0), 0.2)(p))  # noqa: E731
     others = (ball((0.5, 0.0, 0.0), 0.3), ball((0.0, 0.7, 0.7), 0.12), ball((-0.4, 0.0, 0.0), 0.09))
-    made = surface(lambda p: torch.stack([shell(p), *(o(p) for o in others)]).amax(0))
-    before = made.extract()
+    dmtet = surface(lambda p: torch.stack([shell(p), *(o(p) for o in others)]).amax(0))
+    before = dmtet.extract()
     assert before.components()[0] == 5
     outside = before.volume().item()
-    solidify(made)
-    after = made.extract()
+    solidify(dmtet)
+    after = dmtet.extract()
     assert after.components()[0] == 2 and after.is_watertight
     full = surface(lambda p: torch.maximum(ball((-0.4, 0.0, 0.0), 0.4)(p), others[0](p))).extract()
     assert after.volume().item() == pytest.approx(full.volume().item(), rel=0.02) and after.volume() > outside
@@ -78,7 +78,7 @@ def test_cavities_and_crumbs_go_and_two_large_bodies_stay():
 def test_nothing_stays_nothing_and_a_solid_body_stays_as_it_is():
     grid = TetrahedralGrid(5)
     assert not solid(grid, torch.zeros(len(grid), dtype=torch.bool)).any()
-    made = surface(ball((0.0, 0.0, 0.0), 0.5))
-    values = made.sdf.detach().clone()
-    solidify(made)
-    assert torch.equal(made.sdf, values)
+    dmtet = surface(ball((0.0, 0.0, 0.0), 0.5))
+    values = dmtet.sdf.detach().clone()
+    solidify(dmtet)
+    assert torch.equal(dmtet.sdf, values)

@@ -4,19 +4,19 @@ import math
 import pytest
 import torch
 
-from scene.tetrahedra import (
-    DMTet,
-    TetrahedralGrid,
-    crossed_edges,
-    marching_tetrahedra,
-    occupied_box,
-    sdf_from_density,
-)
+from scene.mesh import Mesh
+from scene.tetrahedra import DMTet, TetrahedralGrid, crossed_edges, zero_crossings
 
 
 def volumes(points):
     """Signed volumes (T,) of tetrahedra (T, 4, 3)."""
     return torch.linalg.det(points[:, 1:] - points[:, :1]) / 6
+
+
+def marching_tetrahedra(positions, sdf, tetrahedra):
+    """The zero level of sdf (V,) at positions (V, 3) over all tetrahedra (T, 4), by the definition."""
+    edges, faces = crossed_edges(sdf > 0, tetrahedra)
+    return Mesh(zero_crossings(positions[edges], sdf[edges]), faces)
 
 
 def level_set(field, resolution, **box):
@@ -57,8 +57,8 @@ def test_the_grid_fills_the_cube_without_cracks(resolution):
 def test_tetrahedra_near_the_surface_are_all_that_straddle_it():
     grid = TetrahedralGrid(5)
     everything = grid.tetrahedra()
-    for share in (0.02, 0.5, 0.98):
-        inside = torch.rand(len(grid)) < share
+    for fraction in (0.02, 0.5, 0.98):
+        inside = torch.rand(len(grid)) < fraction
         mixed = inside[everything].float().mean(1) % 1 > 0
         near = {tuple(t) for t in grid.tetrahedra(inside).tolist()}
         assert {tuple(t) for t in everything[mixed].tolist()} <= near <= {tuple(t) for t in everything.tolist()}
@@ -166,25 +166,6 @@ def test_an_empty_surface_is_an_empty_mesh():
         (mesh.vertices.sum() + mesh.laplacian() + mesh.normal_consistency() + mesh.volume()).backward()
     edges, faces = crossed_edges(torch.zeros(4, dtype=torch.bool), torch.arange(4)[None])
     assert edges.shape == (0, 2) and faces.shape == (0, 3)
-
-
-def test_density_initialises_the_surface_in_a_box_around_the_object():
-    centre = torch.tensor([0.2, -0.3, 0.1])
-
-    def density(points):
-        return 10 * (1 - (points - centre).norm(dim=-1) / 0.4)
-
-    low, high = occupied_box(density, threshold=2.5, resolution=81)
-    for got, want in zip(low + high, (centre - 0.4).tolist() + (centre + 0.4).tolist(), strict=True):
-        assert got == pytest.approx(want, abs=0.03), "the level is at radius 0.3, the margin is 0.1"
-    mesh = level_set(sdf_from_density(density, 2.5), 24, low=low, high=high)
-    assert mesh.is_watertight
-    assert mesh.volume().item() == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=0.03)
-    field = sdf_from_density(density, 2.5)
-    assert field(centre[None]).item() == 1 and field(torch.ones(1, 3)).item() == -1
-    assert occupied_box(lambda points: torch.ones(len(points)), 0.5, resolution=8) == ((-1.0,) * 3, (1.0,) * 3)
-    with pytest.raises(ValueError, match="at most 10, nowhere above the threshold 25"):
-        occupied_box(density, threshold=25, resolution=81)
 
 
 def test_wrong_boxes_and_resolutions_are_named():

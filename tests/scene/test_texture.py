@@ -7,6 +7,7 @@ import trimesh
 from scipy.ndimage import distance_transform_edt
 
 import scene.texture
+from scene.mesh import MeshError
 from scene.texture import REACH, Atlas, bake, surface_of_texels, unwrap
 
 ICOSPHERE = trimesh.creation.icosphere(subdivisions=2)
@@ -14,8 +15,8 @@ SPHERE = torch.tensor(np.array(ICOSPHERE.vertices), dtype=torch.float32), torch.
 
 
 def box(*extents: float):
-    made = trimesh.creation.box(extents)
-    return torch.tensor(np.array(made.vertices), dtype=torch.float32), torch.tensor(np.array(made.faces))
+    cuboid = trimesh.creation.box(extents)
+    return torch.tensor(np.array(cuboid.vertices), dtype=torch.float32), torch.tensor(np.array(cuboid.faces))
 
 
 def quad(low: float, high: float, size: int) -> tuple[torch.Tensor, Atlas]:
@@ -44,12 +45,13 @@ def lookup(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
     size = len(image)
     at = np.stack([(1 - uv[:, 1]) * size - 0.5, uv[:, 0] * size - 0.5], 1)
     low = np.floor(at).astype(int)
-    share = at - low
+    fraction = at - low
     total = np.zeros((len(uv), 3))
     for down in (0, 1):
         for right in (0, 1):
             i, j = np.clip(low[:, 0] + down, 0, size - 1), np.clip(low[:, 1] + right, 0, size - 1)
-            weight = (share[:, 0] if down else 1 - share[:, 0]) * (share[:, 1] if right else 1 - share[:, 1])
+            vertical, horizontal = fraction.T
+            weight = (vertical if down else 1 - vertical) * (horizontal if right else 1 - horizontal)
             total += weight[:, None] * image[i, j]
     return total
 
@@ -242,17 +244,25 @@ def test_a_face_without_area_in_the_atlas_colours_nothing():
 
 
 @pytest.mark.parametrize(
-    ("vertices", "faces", "settings", "message"),
+    ("vertices", "faces", "size", "message"),
     [
-        (SPHERE[0], SPHERE[1][:0], {}, "no faces"),
-        (SPHERE[0].log(), SPHERE[1], {}, "not finite"),
-        (SPHERE[0], SPHERE[1] * 0, {}, "no face with an area"),
-        (SPHERE[0], SPHERE[1], {"padding": 1}, "padding is 1 "),
-        (SPHERE[0], SPHERE[1], {"size": 12, "padding": 6}, "less than half the size, 12"),
-        (SPHERE[0], SPHERE[1], {"size": 16, "padding": 6}, "charts do not fit a texture of size 16"),
+        (SPHERE[0], SPHERE[1][:0], 64, "no faces"),
+        (SPHERE[0].log(), SPHERE[1], 64, "not finite"),
+        (SPHERE[0], SPHERE[1] * 0, 64, "no face with an area"),
+        (SPHERE[0], SPHERE[1], 16, "charts do not fit a texture of size 16"),
     ],
 )
-def test_wrong_input_is_refused_in_one_line(vertices, faces, settings, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        unwrap(vertices, faces, **settings)
+def test_a_mesh_that_cannot_be_unwrapped_is_refused_in_one_line(vertices, faces, size, message):
+    with pytest.raises(MeshError, match=message) as caught:
+        unwrap(vertices, faces, size)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"padding": 1}, "padding is 1 "), ({"size": 12, "padding": 6}, "less than half the size, 12")],
+)
+def test_a_wrong_padding_is_the_callers_fault_not_the_meshs(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        unwrap(*SPHERE, **settings)
+    assert not isinstance(caught.value, MeshError)

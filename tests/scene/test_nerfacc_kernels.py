@@ -1,4 +1,4 @@
-"""nerfacc's CUDA kernels against the torch lattice; without a GPU, what is handed to them and taken from them."""
+"""nerfacc's CUDA kernels against the torch lattice; without a GPU, what is passed to them and taken from them."""
 
 import sys
 from types import SimpleNamespace
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from scene import hashgrid, volume_rendering
+from scene import compositing, hashgrid, marching, nerfacc_kernels, volume_rendering
 from scene.cameras import pixel_rays, turntable
 from scene.hashgrid import HashGrid
+from scene.marching import enter_cube
 from scene.radiance_field import RadianceField
-from scene.volume_rendering import VolumeRenderer, composite, enter_box
+from scene.volume_rendering import VolumeRenderer
 
 
 class OnCuda(torch.Tensor):
@@ -27,7 +28,7 @@ class Kernels:
 
     @staticmethod
     def ray_aabb_intersect(origins, directions, boxes, near, far, miss):
-        enter, leave = enter_box(origins, directions, boxes[0, 3].item())
+        enter, leave = enter_cube(origins, directions, boxes[0, 3].item())
         hit = enter < leave
         return *(torch.where(hit, t, miss)[:, None] for t in (enter, leave)), hit[:, None]
 
@@ -63,13 +64,14 @@ class Kernels:
 @pytest.fixture
 def compiled(monkeypatch):
     """Sets what nerfacc's compilation gives, as in a new process."""
+    pytest.importorskip("nerfacc")
 
     def set_to(backend):
-        volume_rendering.missing_kernels.cache_clear()
+        nerfacc_kernels.missing_kernels.cache_clear()
         monkeypatch.setitem(sys.modules, "nerfacc.cuda._backend", backend)
 
     yield set_to
-    volume_rendering.missing_kernels.cache_clear()
+    nerfacc_kernels.missing_kernels.cache_clear()
 
 
 def failing(error):
@@ -127,7 +129,8 @@ def test_nerfaccs_kernels_give_the_same_samples_and_render(compiled, monkeypatch
     _, _, samples, results = small_render()
     compiled(SimpleNamespace(_C=None))
     assert all(torch.equal(a, b) for a, b in zip(small_render(kind=OnCuda)[3], results, strict=True))
-    monkeypatch.setattr(VolumeRenderer, "_lattice", None)
+    monkeypatch.setattr(marching, "march", None)
+    monkeypatch.setattr(compositing, "composite", None)
     compiled(SimpleNamespace(_C=Kernels))
     monkeypatch.setattr(Kernels, "summed", set())
     renderer, given, found, others = small_render(kind=OnCuda)
@@ -171,15 +174,14 @@ def test_cuda_renders_what_the_cpu_renders(monkeypatch, fast):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_nerfaccs_packed_weights_are_those_of_padded_rays(monkeypatch):
+def test_nerfaccs_packed_weights_are_those_of_padded_rays():
     if why := volume_rendering.missing_kernels():
         pytest.skip(why)
     ray = torch.arange(500, device="cuda").repeat_interleave(torch.randint(0, 90, (500,), device="cuda"))
     density = (torch.rand(len(ray), device="cuda") * 4).requires_grad_(True)
-    weight, made = torch.randn(len(ray), device="cuda"), []
-    for missing in (volume_rendering.missing_kernels, lambda: "off"):
-        monkeypatch.setattr(volume_rendering, "missing_kernels", missing)
-        weights = composite(density, ray, 0.05, 500)
-        made.append([weights, *torch.autograd.grad((weights * weight).sum(), density)])
-    for ours, theirs in zip(*made, strict=True):
+    weight, results = torch.randn(len(ray), device="cuda"), []
+    for module in (compositing, nerfacc_kernels):
+        weights = module.composite(density, ray, 0.05, 500)
+        results.append([weights, *torch.autograd.grad((weights * weight).sum(), density)])
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
