@@ -19,12 +19,11 @@ from peft import LoraConfig
 
 from benchmarks.timing import interleaved, row
 from benchmarks.untrained_sd import STABLE_DIFFUSION_2, untrained_stable_diffusion
+from vsd.embeddings import embed
 from vsd.prior import DiffusionPrior, load_pipeline
-from vsd.prompts import Prompts
-from vsd.score_distillation import ScoreDistillation, ScoreSettings, View
-from vsd.score_network import ATTENTION
-from vsd.timesteps import Timesteps
-from vsd.views import eight_sectors
+from vsd.score_distillation import Conditions, ScoreDistillation
+from vsd.score_network import ATTENTION, ScoreNetwork
+from vsd.score_trainer import ScoreSettings, ScoreTrainer
 
 GOAL = 1.25
 PASSES = ("prior, batch 2B", "score network", "score network, backward", "autoencoder, backward")
@@ -95,20 +94,19 @@ def guidance_step(
         The step.
     """
     prior = DiffusionPrior(pipeline, device, dtype)
-    score = ScoreSettings(shared_forward=shared)
-    distillation = ScoreDistillation(prior, Prompts("a red car", views=eight_sectors()), Timesteps(1000), score=score)
+    phi = ScoreNetwork(prior, camera=True)
+    distillation = ScoreDistillation(prior, phi, shared_forward=shared)
+    trainer = ScoreTrainer(phi, ScoreSettings())
     images = torch.rand(batch, 3, prior.image_size, prior.image_size, device=device, requires_grad=True)
-    view = View(
-        torch.eye(4, device=device).repeat(batch, 1, 1),
-        torch.rand(batch, device=device) * 360,
-        torch.rand(batch, device=device) * 45,
-    )
-    steps = torch.zeros(batch, dtype=torch.long)
+    text = embed(prior, ["a red car", ""])
+    plain = text[:1].repeat(batch)
+    cameras = torch.eye(4, device=device).repeat(batch, 1, 1)
+    conditions = Conditions(plain, text[1:].repeat(batch), plain, cameras)
 
     def step() -> None:
         images.grad = None
-        distillation.particle_loss(images, view, steps).backward()
-        distillation.update_score()
+        distillation.loss(images, conditions).backward()
+        trainer.update(distillation.latents, plain, cameras, distillation.take_forward())
 
     return step
 
