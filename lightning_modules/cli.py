@@ -28,7 +28,7 @@ from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.checkpoints import LastCheckpoint
-from lightning_modules.run.config import choose, give_identity, place
+from lightning_modules.run.config import choose, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder
 from lightning_modules.run.progress import progress
 from lightning_modules.run.stopping import Requeue, Stoppable
@@ -100,7 +100,7 @@ class Command(LightningCLI):
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
             self.run_folder.reserve()
-            give_identity(config, self.run_folder.path)
+            set_wandb_id(config, self.run_folder.path)
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
         self.given, self.config = self.config, self.config.clone()
         self.config[self.subcommand] = place(config, self.run_folder.path, checkpoint)
@@ -159,7 +159,7 @@ class Command(LightningCLI):
 
 def run(args: list[str] | None = None) -> Command:
     """Runs a subcommand with its arguments, by default the program's, and returns it with its model and trainer."""
-    quiet()
+    silence()
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return Command(
         LightningModule,
@@ -197,7 +197,7 @@ def fault(error: BaseException) -> str | None:
     return problem + " ".join(words.splitlines()[:2]) if problem else None
 
 
-def quiet() -> None:
+def silence() -> None:
     """Silences advice that no user of this program can act on."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
     for message in (

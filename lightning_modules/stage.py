@@ -1,10 +1,11 @@
-"""What the stages share: particles, guidances, the run folder and the pictures in it."""
+"""What all stages have in common: particles, guidances, the run folder and the pictures in it."""
 
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from common.errors import InputError
 from common.randomness import generator
@@ -16,9 +17,15 @@ from vsd.guidance import VSDGuidance
 
 
 class Stage(pl.LightningModule):
-    """A stage of n particles of which m move a step, guided by the VSDGuidance callbacks among the trainer's.
+    """A stage of n particles of which m move per step, guided by the VSDGuidance callbacks among the trainer's.
 
-    particles: n; particles_per_step: m; seed: of the order and of what the stage draws.
+    Args:
+        particles: Number of particles, n >= 1.
+        particles_per_step: Particles that a step moves, m in 1 ... n.
+        seed: Of the particles' order and of what the stage draws, >= 0.
+
+    Raises:
+        InputError: n or m is impossible.
     """
 
     def __init__(self, particles: int, particles_per_step: int, seed: int):
@@ -28,38 +35,74 @@ class Stage(pl.LightningModule):
         self.guidances: list[VSDGuidance] = []
 
     def particle_tensors(self, index: int) -> list[Tensor]:
-        """The parameters and buffers of a particle, those of which a checkpoint is made."""
+        """The parameters and buffers of a particle that a checkpoint holds.
+
+        Args:
+            index: Of the particle.
+        """
         return list(self.particles[index].state_dict(keep_vars=True).values())
 
     def require_guidance(self) -> None:
-        """InputError where no callback has offered itself."""
+        """Checks that a callback has registered itself in `guidances`.
+
+        Raises:
+            InputError: There is none.
+        """
         if not self.guidances:
             raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
 
+    @override
     def setup(self, stage: str) -> None:
         # Ranks that are started on their own read the clock on their own.
         self.run_folder = Path(self.trainer.strategy.broadcast(self.trainer.default_root_dir))
-        self.order.of_rank(self.trainer.global_rank, self.trainer.world_size)
+        self.order.set_rank(self.trainer.global_rank, self.trainer.world_size)
 
-    def keep_picture(self, key: str, images: Tensor, name: str) -> None:
-        """Writes an image (H, W, 3) in [0, 1] into the run folder, and shows it in the loggers under `key`."""
-        save_picture(images, self.run_folder / name)
+    def print_rank_zero(self, line: str) -> None:
+        """Prints a line, once for all ranks.
+
+        Args:
+            line: What to print.
+        """
+        if self.trainer.is_global_zero:
+            print(line, flush=True)
+
+    def keep_picture(self, key: str, image: Tensor, name: str) -> None:
+        """Writes an image into the run folder and shows it in the loggers.
+
+        Args:
+            key: Its name in the loggers.
+            image: (H, W, 3) in [0, 1].
+            name: Path of the file below the run folder.
+        """
+        save_picture(image, self.run_folder / name)
         show_picture(self.loggers, key, self.run_folder / name, self.global_step)
 
     def keep_video(self, key: str, frames: Tensor, name: str) -> None:
-        """Writes frames (T, H, W, 3) in [0, 1] into the run folder, and shows the video in the loggers under `key`."""
+        """Writes a video into the run folder and shows it in the loggers.
+
+        Args:
+            key: Its name in the loggers.
+            frames: (T, H, W, 3) in [0, 1].
+            name: Path of the file below the run folder.
+        """
         save_video(frames, self.run_folder / name)
         show_video(self.loggers, key, self.run_folder / name, self.global_step)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         mark(checkpoint, self)
         checkpoint["vsd"]["rounds"] = self.order.state()
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         require_mark(checkpoint, type(self).__name__)
         require_weights(checkpoint["state_dict"], self)
-        self.order.go_on(checkpoint["vsd"]["rounds"], checkpoint["global_step"])
+        self.order.resume(checkpoint["vsd"]["rounds"], checkpoint["global_step"])
 
     def generator(self, *stream: int) -> torch.Generator:
-        """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""
+        """A generator on the stage's device, a function of (seed, rank, step) and the stream.
+
+        Args:
+            stream: Numbers that tell apart what is drawn in one step.
+        """
         return generator(self.device, self.seed, self.global_rank, self.global_step, *stream)

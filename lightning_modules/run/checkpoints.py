@@ -41,7 +41,7 @@ class LastCheckpoint(Checkpoint):
         # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
         # so that a run with more steps goes on as if it had never ended.
         due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or (trainer.received_sigterm and alone(trainer)):
+        if due or (trainer.received_sigterm and single_rank(trainer)):
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -49,7 +49,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Lightning raises this one between two steps; after any other, the state may be that of half a step.
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and alone(trainer):
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
@@ -65,7 +65,7 @@ class LastCheckpoint(Checkpoint):
         self.saved = trainer.global_step
 
 
-def alone(trainer: pl.Trainer) -> bool:
+def single_rank(trainer: pl.Trainer) -> bool:
     """Whether a signal may be answered with a checkpoint; several ranks, not at the same step, would wait in vain."""
     return trainer.world_size == 1
 

@@ -85,7 +85,7 @@ def place(config: Namespace, folder: Path, checkpoint: Path | None) -> Namespace
     return config
 
 
-def give_identity(config: Namespace, folder: Path) -> None:
+def set_wandb_id(config: Namespace, folder: Path) -> None:
     """Gives a WandbLogger without one the id of this run's record at wandb, which config.yaml keeps."""
     unnamed = [
         part.init_args

@@ -35,7 +35,7 @@ def refused(capsys, *arguments):
         (["--data.eval_fovy=180"], "data.eval_fovy"),
         (["--model.particles=0"], "model.particles: 0; at least 1"),
         (["--model.particles_per_step=3"], "model.particles_per_step: 3 is not in 1 ... 2"),
-        (["--model.particles_per_step=2"], "1 views cannot be dealt out evenly to 2 particles"),
+        (["--model.particles_per_step=2"], "1 views cannot be divided evenly among 2 particles"),
         (["--trainer.callbacks=null"], "trainer.callbacks: no guidance"),
         (["--checkpoint.every=0"], "checkpoint.every: 0"),
         (["--prompt="], "prompt: it is empty"),

@@ -68,7 +68,7 @@ def test_the_opacity_holds_a_surface_that_has_shrunk(whole, elsewhere):
                "--trainer.callbacks.timesteps.high=0.03", "--model.lr=0.02", "--model.resolution=12"]  # fmt: skip
     command = fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", *options, steps=1)
     stage, batch = command.model, next(iter(command.datamodule.train_dataloader()))
-    batch = {key: value if key == "resolution" else value[:2] for key, value in batch.items()}
+    batch = batch[:2]
     optimizer = torch.optim.Adam(stage.particles[0].parameters(), 0.02)
 
     def error():

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from common.errors import InputError
-from lightning_modules.cli import main, quiet
+from lightning_modules.cli import main, silence
 from lightning_modules.image import ImageStage
 from vsd.guidance import VSDGuidance
 from vsd.prior import load_pipeline
@@ -16,7 +16,7 @@ SCORE = ScoreSettings(lr=1e-2, warmup=1)
 
 @pytest.fixture(autouse=True)
 def calm(monkeypatch):
-    quiet()
+    silence()
     monkeypatch.setattr("sys.argv", ["vsd"])
 
 
