@@ -218,7 +218,7 @@ class GeometryStage(ObjectStage):
             out = self.render(i, batch)
             strip.append(self.side_by_side(out))
             iou = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
-            self.log(f"val/iou{i}", iou, batch_size=1)
+            self.log_validation({f"val/iou{i}": iou})
 
     @override
     def on_fit_end(self) -> None:

@@ -136,7 +136,7 @@ class ObjectStage(Stage):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for i, strip in enumerate(self.strips):
-                name = f"validation/particle{i}-step{self.global_step:06d}.png"
+                name = f"validation/particle{i}-step{self.trained_steps:06d}.png"
                 self.keep_picture(f"validation/particle{i}", torch.cat(strip), name)
 
     @override

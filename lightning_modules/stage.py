@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
@@ -11,7 +12,7 @@ from common.errors import InputError
 from common.randomness import generator
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
-from lightning_modules.run.loggers import show_picture, show_video
+from lightning_modules.run.loggers import MetricsFile, show_picture, show_video
 from lightning_modules.run.pictures import save_picture, save_video
 from vsd.guidance import VSDGuidance
 
@@ -33,6 +34,7 @@ class Stage(pl.LightningModule):
         self.order = RoundRobin(particles, particles_per_step, seed)
         self.seed = seed
         self.guidances: list[VSDGuidance] = []
+        self.loaded_step = 0  # of the checkpoint that the particles come from
 
     def particle_tensors(self, index: int) -> list[Tensor]:
         """The parameters and buffers of a particle that a checkpoint holds.
@@ -57,6 +59,27 @@ class Stage(pl.LightningModule):
         self.run_folder = Path(self.trainer.strategy.broadcast(self.trainer.default_root_dir))
         self.order.set_rank(self.trainer.global_rank, self.trainer.world_size)
 
+    @property
+    def trained_steps(self) -> int:
+        """Steps of training behind the particles; outside training, Lightning's global_step is 0."""
+        return max(self.global_step, self.loaded_step)
+
+    @override
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.drop_from(self.global_step)
+
+    def log_validation(self, metrics: dict[str, Tensor | float]) -> None:
+        """Logs means over the batches of validation, at the step that the particles have.
+
+        Args:
+            metrics: Values of one batch.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            metrics = metrics | {"step": float(self.trained_steps)}  # Lightning takes the step from here
+        self.log_dict(metrics, batch_size=1)
+
     def print_rank_zero(self, line: str) -> None:
         """Prints a line, once for all ranks.
 
@@ -75,7 +98,7 @@ class Stage(pl.LightningModule):
             name: Path of the file below the run folder.
         """
         save_picture(image, self.run_folder / name)
-        show_picture(self.loggers, key, self.run_folder / name, self.global_step)
+        show_picture(self.loggers, key, self.run_folder / name, self.trained_steps)
 
     def keep_video(self, key: str, frames: Tensor, name: str) -> None:
         """Writes a video into the run folder and shows it in the loggers.
@@ -86,7 +109,7 @@ class Stage(pl.LightningModule):
             name: Path of the file below the run folder.
         """
         save_video(frames, self.run_folder / name)
-        show_video(self.loggers, key, self.run_folder / name, self.global_step)
+        show_video(self.loggers, key, self.run_folder / name, self.trained_steps)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -97,7 +120,8 @@ class Stage(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         require_mark(checkpoint, type(self).__name__)
         require_weights(checkpoint["state_dict"], self)
-        self.order.resume(checkpoint["vsd"]["rounds"], checkpoint["global_step"])
+        self.loaded_step = checkpoint["global_step"]
+        self.order.resume(checkpoint["vsd"]["rounds"], self.loaded_step)
 
     def generator(self, *stream: int) -> torch.Generator:
         """A generator on the stage's device, a function of (seed, rank, step) and the stream.

@@ -14,10 +14,13 @@ from common.files import atomic_write
 
 
 class MetricsFile(Logger):
-    """Appends metrics to metrics.csv in `save_dir`, a row a call, with the trainer's step as a column.
+    """Appends metrics to metrics.csv, one row per call, with the trainer's step as a column.
 
-    A resumed run goes on in its file: the first row drops those of later steps, which are made again. (Lightning's
-    CSVLogger deletes the file of a run that it finds, or starts another beside it.)
+    A resumed run continues its file. (Lightning's CSVLogger deletes the file of a run that it finds, or starts another
+    beside it.)
+
+    Args:
+        save_dir: Folder of the file; a relative one lies in the run folder.
     """
 
     def __init__(self, save_dir: str = "."):
@@ -45,11 +48,21 @@ class MetricsFile(Logger):
         row = {"step": step} | {name: float(value) for name, value in metrics.items()}
         if not self.columns or not row.keys() <= set(self.columns):
             rows = self._rows()
-            if not self.columns:
-                rows = [r for r in rows if step is None or int(r["step"]) < step]
             self.columns = list(dict.fromkeys([*(rows[0] if rows else ()), *self.columns, *row]))
             self._write(rows, "w", header=True)
         self._write([row], "a")
+
+    @rank_zero_only
+    def drop_from(self, step: int) -> None:
+        """Removes the rows of a step and all later ones, which a resumed run repeats.
+
+        Args:
+            step: The trainer's step at which the run resumes.
+        """
+        rows = self._rows()
+        if any(int(row["step"]) >= step for row in rows):
+            self.columns = list(rows[0])
+            self._write([row for row in rows if int(row["step"]) < step], "w", header=True)
 
     def _rows(self) -> list[dict]:
         if not self.path.exists():

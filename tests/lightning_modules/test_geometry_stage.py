@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from small_runs import GEOMETRY, ROOT, assert_same_end, fit_after, resume
 
-from lightning_modules.cli import main
+from lightning_modules.cli import main, run
 from lightning_modules.handover import load_meshes, load_nerfs
 from lightning_modules.run.folder import DREAM, LAST
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
@@ -46,6 +46,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, geometry, elsewhere):
     fit_after("geometry", whole, f"--trainer.default_root_dir={part}", "--trainer.val_check_interval=4", steps=2)
     resume(part, "--trainer.max_steps=4")
     assert_same_end(geometry, part)
+
+
+def test_validation_of_a_run_keeps_its_metrics_and_its_pictures_have_its_step(geometry, elsewhere):
+    run_folder = shutil.copytree(geometry, elsewhere / "run")
+    before = (run_folder / "metrics.csv").read_text().splitlines()
+    for file in (run_folder / "validation").iterdir():
+        file.unlink()
+    run(["validate", "--config", str(run_folder / "config.yaml"), "--ckpt_path", "last"])
+    after = (run_folder / "metrics.csv").read_text().splitlines()
+    assert after[:-1] == before, "one more row, and no other change"
+    new = dict(zip(after[0].split(","), after[-1].split(","), strict=True))
+    assert new["step"] == "4" and 0 < float(new["val/iou1"]) <= 1
+    assert sorted(file.name for file in (run_folder / "validation").iterdir()) == [
+        f"particle{i}-step000004.png" for i in range(2)
+    ]
 
 
 @pytest.mark.parametrize("guided", ["normal", "colour"])
@@ -116,8 +131,8 @@ def raise_density(by):
     ("by", "named"), [(-1000.0, "has no surface, no camera sees it"), (1000.0, "all over the border of its cube")]
 )
 def test_an_empty_nerf_and_a_full_one_are_named(whole, elsewhere, capsys, by, named):
-    run = changed(whole, elsewhere / "nerf", raise_density(by))
-    line = refused(capsys, f"--model.nerf={run}")
+    nerf = changed(whole, elsewhere / "nerf", raise_density(by))
+    line = refused(capsys, f"--model.nerf={nerf}")
     assert line.startswith("vsd: model.nerf: particle 0") and named in line
     assert [path.name for path in elsewhere.iterdir()] == ["nerf"], "nothing half-written"
 
