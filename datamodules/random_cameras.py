@@ -4,7 +4,7 @@ A batch is a scene.cameras.Cameras. It is a function of (seed, rank, step) alone
 that an uninterrupted one sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,14 +120,21 @@ class CameraStream(IterableDataset):
         milestones: Sizes of the batches, in rising order of their steps.
         seed: Of everything random.
         rank: Of this process among those of the run.
-        first: The step of the first batch.
+        first: Gives the trainer's step when an epoch begins, that of its first batch.
     """
 
-    def __init__(self, cameras: CameraDistribution, milestones: list[Milestone], seed: int, rank: int, first: int):
+    def __init__(
+        self,
+        cameras: CameraDistribution,
+        milestones: list[Milestone],
+        seed: int,
+        rank: int,
+        first: Callable[[], int],
+    ):
         self.cameras, self.milestones, self.seed, self.rank, self.first = cameras, milestones, seed, rank, first
 
     def __iter__(self) -> Iterator[Cameras]:
-        step = self.first
+        step = self.first()
         while True:
             now = [m for m in self.milestones if m.step <= step][-1]
             rng = np.random.default_rng([self.seed, self.rank, step])
@@ -186,8 +193,9 @@ class RandomCameras(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
         stream = CameraStream(
-            self.cameras, self.milestones, self.seed, self.trainer.global_rank, self.trainer.global_step
+            self.cameras, self.milestones, self.seed, trainer.global_rank, lambda: trainer.global_step
         )
         return DataLoader(stream, batch_size=None)
 

@@ -1,4 +1,6 @@
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_the_stream_is_a_function_of_seed_rank_and_step_and_follows_its_mileston
     milestones = [Milestone(0, 64, 4), Milestone(3, 128, 2)]
 
     def take(count, seed=0, rank=0, first=0):
-        stream = iter(CameraStream(CameraDistribution(), milestones, seed, rank, first))
+        stream = iter(CameraStream(CameraDistribution(), milestones, seed, rank, lambda: first))
         return [next(stream) for _ in range(count)]
 
     whole = take(5)
@@ -71,6 +73,17 @@ def test_the_stream_is_a_function_of_seed_rank_and_step_and_follows_its_mileston
         assert torch.equal(a.camera_to_world, b.camera_to_world)
     for other in (take(1, seed=1)[0], take(1, rank=1)[0], whole[1]):
         assert not torch.equal(whole[0].camera_to_world, other.camera_to_world)
+
+
+def test_an_epoch_continues_with_the_cameras_of_the_trainers_step():
+    data = RandomCameras(CameraDistribution(), [Milestone(0, 64)])
+    data.trainer = SimpleNamespace(global_rank=0, global_step=0)
+    loader = data.train_dataloader()
+    first, second = itertools.islice(loader, 2)
+    data.trainer.global_step = 1
+    again = next(iter(loader))
+    assert torch.equal(again.camera_to_world, second.camera_to_world)
+    assert not torch.equal(again.camera_to_world, first.camera_to_world)
 
 
 def test_the_orbit_starts_at_the_front_and_goes_round_once():
@@ -121,7 +134,7 @@ def test_impossible_batches_are_named(arguments, named):
 
 
 def test_lightning_moves_a_batch_to_a_device_as_a_whole():
-    batch = next(iter(CameraStream(CameraDistribution(), [Milestone(0, 64, 4)], 0, 0, 0)))
+    batch = next(iter(CameraStream(CameraDistribution(), [Milestone(0, 64, 4)], 0, 0, lambda: 0)))
     moved = pl.LightningDataModule().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert isinstance(moved, Cameras) and moved.resolution == 64 and len(moved) == 4
     assert {t.device.type for t in (moved.camera_to_world, moved.fovy, moved.distance)} == {"meta"}
