@@ -55,6 +55,12 @@ class Stage(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
+        batches = self.trainer.accumulate_grad_batches
+        if stage == "fit" and batches != 1:
+            raise InputError(
+                f"trainer.accumulate_grad_batches: {batches}; a step of a stage is one batch, whose cameras and "
+                "particles are functions of the step; leave it at 1"
+            )
         # Ranks that are started on their own read the clock on their own.
         self.run_folder = Path(self.trainer.strategy.broadcast(self.trainer.default_root_dir))
         self.order.set_rank(self.trainer.global_rank, self.trainer.world_size)

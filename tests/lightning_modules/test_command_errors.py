@@ -38,6 +38,7 @@ def refused(capsys, *arguments):
         (["--model.particles_per_step=2"], "1 views cannot be divided evenly among 2 particles"),
         (["--trainer.callbacks=null"], "trainer.callbacks: no guidance"),
         (["--checkpoint.every=0"], "checkpoint.every: 0"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 2"),
         (["--prompt="], "prompt: it is empty"),
         (["--prompt=../../a red car"], "unknown word"),
         (["--prompt=a red \N{DUCK}"], "unknown word"),

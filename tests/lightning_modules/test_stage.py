@@ -24,7 +24,11 @@ def test_all_ranks_write_into_the_folder_of_the_first():
     stage = NerfStage(field=FieldSettings(encoding="dense"))
     strategy = SimpleNamespace(broadcast=lambda mine: "runs/of-rank-0")
     stage.trainer = SimpleNamespace(
-        strategy=strategy, default_root_dir="runs/a-second-later", global_rank=0, world_size=1
+        strategy=strategy,
+        default_root_dir="runs/a-second-later",
+        global_rank=0,
+        world_size=1,
+        accumulate_grad_batches=1,
     )
     stage.setup("fit")
     assert stage.run_folder == Path("runs/of-rank-0")
