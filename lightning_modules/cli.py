@@ -115,16 +115,17 @@ class Command(LightningCLI):
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.trainer.enable_progress_bar is not False and not own_bar:
                 callbacks.append(progress())
-            config.trainer.callbacks = list(callbacks)  # which Lightning makes longer
+            callbacks.append(Requeue())
+            config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = super().instantiate_trainer(**more)
         if self.run_folder is None or trainer.world_size == 1 or isinstance(trainer.strategy, ParticleParallelStrategy):
             return trainer
         if config.trainer.strategy not in ("auto", "ddp"):
             raise InputError(
                 f"trainer.strategy: '{config.trainer.strategy}' knows nothing of particles; leave it out, and several "
-                "devices share them out (lightning_modules.parallel.ParticleParallelStrategy)"
+                "devices get lightning_modules.parallel.ParticleParallelStrategy"
             )
-        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), [*callbacks, Requeue()]
+        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
         return super().instantiate_trainer(**more)
 
     def fit(self, **arguments: Any) -> None:

@@ -58,8 +58,9 @@ class Requeue(pl.Callback):
         self.asked = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        environment = trainer.strategy.cluster_environment
-        self.awaited = stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        several = stage == "fit" and trainer.world_size > 1
+        environment = trainer.strategy.cluster_environment if several else None
+        self.awaited = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         if self.awaited:
             # Lightning leaves a signal alone that has a handler.
             self.signal, self.handler = environment.requeue_signal, signal.signal(environment.requeue_signal, self._ask)

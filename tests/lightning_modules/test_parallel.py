@@ -11,8 +11,11 @@ import pytest
 import torch
 from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume
 
-from lightning_modules.cli import main
+from lightning_modules.cli import Command, main, run
+from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.folder import LAST
+from lightning_modules.run.stopping import Requeue
+from vsd.guidance import VSDGuidance
 
 STEPS = 3
 
@@ -130,6 +133,19 @@ def test_a_signal_to_one_rank_requeues_a_slurm_job_with_all_particles(tmp_path):
     assert saved["global_step"] == 2 and set(counts) == {2}
     moved = [name for name in saved["state_dict"] if ".field." in name or ".background.network." in name]
     assert len(counts) == len(moved), "of both particles"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "{class_path: lightning_modules.parallel.ParticleParallelStrategy}"])
+def test_several_ranks_answer_slurm_whether_the_strategy_is_named_or_not(tmp_path, monkeypatch, strategy):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vsd"])
+    monkeypatch.setattr(Command, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(Command, "after_fit", lambda *_: None)
+    trainer = run(["fit", "--config", NERF, *TINY, f"--trainer.strategy={strategy}", "--trainer.devices=2"]).trainer
+    assert isinstance(trainer.strategy, ParticleParallelStrategy) and trainer.world_size == 2
+    kinds = [type(callback) for callback in trainer.callbacks]
+    assert kinds.count(Requeue) == 1
+    assert kinds.index(VSDGuidance) < kinds.index(Requeue), "the checkpoint holds the score network's update"
 
 
 def test_another_strategy_is_refused(tmp_path, capsys, monkeypatch):
