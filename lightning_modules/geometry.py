@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from common.errors import InputError
+from common.pixels import to_uint8
 from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage
@@ -214,23 +215,24 @@ class GeometryStage(ObjectStage):
 
     @override
     def validation_step(self, batch: Cameras, _: int) -> None:
-        for i, strip in enumerate(self.strips):
+        ious = torch.zeros(self.order.n, device=self.device)
+        for i, strip in self.strips.items():
             out = self.render(i, batch)
-            strip.append(self.side_by_side(out))
-            iou = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
-            self.log_validation({f"val/iou{i}": iou})
+            strip.append(to_uint8(self.side_by_side(out)))
+            ious[i] = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
+        ious = self.trainer.strategy.reduce(ious, reduce_op="sum")  # each rank has its own particles
+        self.log_validation({f"val/iou{i}": iou for i, iou in enumerate(ious)})
 
     @override
     def on_fit_end(self) -> None:
-        for i, (surface, nerf) in enumerate(zip(self.particles, self.nerfs, strict=True)):
-            mesh, (orbit, size) = solid_mesh(surface), self.start
+        for i in self.order.rendered:
+            mesh, nerf, (orbit, size) = solid_mesh(self.particles[i]), self.nerfs[i], self.start
             iou = intersection_over_union(
                 mesh_mask(mesh, orbit, size), field_mask(nerf.field, nerf.renderer, orbit, size)
             )
             count, closed = mesh.components()[0], "watertight" if mesh.is_watertight else "not watertight"
-            self.print_rank_zero(
-                f"particle {i}: {len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}"
-            )
+            words = f"{len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}"
+            print(f"particle {i}: {words}", flush=True)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:

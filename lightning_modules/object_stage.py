@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from common.errors import InputError
-from lightning_modules.run.pictures import contact_sheet
+from common.pixels import to_uint8
+from lightning_modules.run.pictures import contact_sheet, save_picture, save_video
 from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
 from scene.cameras import Cameras
@@ -116,17 +117,17 @@ class ObjectStage(Stage):
         return self.guidances[0].particle_loss(pictures, view, torch.full((len(images),), particle_step))
 
     def render_strips(self, cameras: Cameras) -> None:
-        """Adds a picture of every particle to its strip.
+        """Adds a picture of every particle that this rank renders to its strip, on the CPU.
 
         Args:
             cameras: One camera.
         """
-        for index, strip in enumerate(self.strips):
-            strip.append(self.picture(index, cameras))
+        for index, strip in self.strips.items():
+            strip.append(to_uint8(self.picture(index, cameras)))
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self.strips: list[list[Tensor]] = [[] for _ in self.particles]
+        self.strips: dict[int, list[Tensor]] = {i: [] for i in self.order.rendered}
 
     @override
     def validation_step(self, batch: Cameras, _: int) -> None:
@@ -134,10 +135,14 @@ class ObjectStage(Stage):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            for i, strip in enumerate(self.strips):
-                name = f"validation/particle{i}-step{self.trained_steps:06d}.png"
-                self.keep_picture(f"validation/particle{i}", torch.cat(strip), name)
+        if self.trainer.sanity_checking:
+            return
+        names = {i: f"validation/particle{i}-step{self.trained_steps:06d}.png" for i in range(self.order.n)}
+        for i, strip in self.strips.items():
+            save_picture(torch.cat(strip), self.run_folder / names[i])
+        self.trainer.strategy.barrier()  # the first rank shows what all have written
+        for i, name in names.items():
+            self.show(f"validation/particle{i}", name)
 
     @override
     def on_test_epoch_start(self) -> None:
@@ -149,11 +154,14 @@ class ObjectStage(Stage):
 
     @override
     def on_test_epoch_end(self) -> None:
-        if self.trainer.is_global_zero:
-            for i, frames in enumerate(self.strips):
-                self.keep_video(f"turntable/particle{i}", torch.stack(frames), f"turntable-particle{i}.mp4")
-                sides = [frame[:, : 2 * len(frame)] for frame in frames]  # colour and normal
-                self.keep_picture(f"contact/particle{i}", contact_sheet(sides, 2), f"contact-particle{i}.png")
+        for i, frames in self.strips.items():
+            save_video(torch.stack(frames), self.run_folder / f"turntable-particle{i}.mp4")
+            sides = [frame[:, : 2 * len(frame)] for frame in frames]  # colour and normal
+            save_picture(contact_sheet(sides, 2), self.run_folder / f"contact-particle{i}.png")
+        self.trainer.strategy.barrier()
+        for i in range(self.order.n):
+            self.show(f"turntable/particle{i}", f"turntable-particle{i}.mp4")
+            self.show(f"contact/particle{i}", f"contact-particle{i}.png")
 
 
 def require_fraction(key: str, value: float) -> None:

@@ -79,10 +79,6 @@ class ParticleParallelStrategy(DDPStrategy):
         return super().lightning_module_state_dict()
 
     @override
-    def on_validation_start(self) -> None:
-        self.broadcast_particles()
-
-    @override
     def on_train_end(self) -> None:
         self.broadcast_particles()
 

@@ -45,6 +45,7 @@ class RoundRobin:
                 "a multiple of the other"
             )
         self.own = [i for i in range(self.n) if i % world == rank % self.n]
+        self.rendered = [i for i in self.own if i % world == rank]  # by this rank alone, also where several train one
         if self.m > len(self.own):
             raise InputError(
                 f"model.particles_per_step: {self.m} is more than the {len(self.own)} of {self.n} particles that each "

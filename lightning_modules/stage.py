@@ -13,7 +13,7 @@ from common.randomness import generator
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
 from lightning_modules.run.loggers import MetricsFile, show_picture, show_video
-from lightning_modules.run.pictures import save_picture, save_video
+from lightning_modules.run.pictures import save_picture
 from vsd.guidance import VSDGuidance
 
 
@@ -104,18 +104,18 @@ class Stage(pl.LightningModule):
             name: Path of the file below the run folder.
         """
         save_picture(image, self.run_folder / name)
-        show_picture(self.loggers, key, self.run_folder / name, self.trained_steps)
+        self.show(key, name)
 
-    def keep_video(self, key: str, frames: Tensor, name: str) -> None:
-        """Writes a video into the run folder and shows it in the loggers.
+    def show(self, key: str, name: str) -> None:
+        """Shows a picture or an MP4 video of the run folder in the loggers, on the first rank.
 
         Args:
             key: Its name in the loggers.
-            frames: (T, H, W, 3) in [0, 1].
             name: Path of the file below the run folder.
         """
-        save_video(frames, self.run_folder / name)
-        show_video(self.loggers, key, self.run_folder / name, self.trained_steps)
+        if self.trainer.is_global_zero:
+            show = show_video if name.endswith(".mp4") else show_picture
+            show(self.loggers, key, self.run_folder / name, self.trained_steps)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:

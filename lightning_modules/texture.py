@@ -183,9 +183,8 @@ class TextureStage(ObjectStage):
 
     @override
     def on_fit_end(self) -> None:
-        if self.trainer.is_global_zero:
-            for i in range(self.order.n):
-                self.export(i)
+        for i in self.order.rendered:
+            self.export(i)
 
     def export(self, index: int) -> None:
         """Writes mesh-particleN.glb, .obj, .mtl and .png into the run folder.

@@ -69,6 +69,12 @@ def test_two_steps_move_every_particle_and_write_pictures(untrained_prior, tmp_p
     assert video.shape == (4, 16, 64, 3)
 
 
+def test_pictures_wait_on_the_cpu_as_bytes(tmp_path):
+    model, run = stage(particles=1, particles_per_step=1), trainer(tmp_path, 1)
+    run.test(model, cameras(), verbose=False)
+    assert [(f.shape, f.dtype, f.device.type) for f in model.strips[0]] == [((16, 64, 3), torch.uint8, "cpu")] * 4
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
     def run(folder, steps, **more):
         model, one = stage(particles=3), trainer(folder, steps, untrained_prior)

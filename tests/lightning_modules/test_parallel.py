@@ -23,8 +23,18 @@ STEPS = 3
 def fit_on(ranks: int, folder: Path, *more: str) -> list[dict]:
     """What every rank of a small run had after its last step, before the particles were handed out."""
     folder.mkdir()
-    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN, *more]
-    command += ["--trainer.callbacks.score.warm_start=1", "--trainer.limit_val_batches=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "lightning_modules.cli",
+        "fit",
+        "--config",
+        NERF,
+        *TINY,
+        UNSEEN,
+        "--trainer.limit_val_batches=0",
+    ]
+    command += ["--trainer.callbacks.score.warm_start=1", *more]
     command += [f"--trainer.devices={ranks}", f"--trainer.max_steps={STEPS}", f"--trainer.default_root_dir={folder}"]
     command += ["--trainer.callbacks+=small_runs.Dump", f"--trainer.callbacks.step={STEPS - 1}"]
     command += [f"--trainer.callbacks.folder={folder}"]
@@ -47,9 +57,15 @@ def same(one: dict, two: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory):
-    """Two particles on two ranks, by SDS: the folder and what the ranks had."""
+    """Two particles on two ranks, by SDS, with pictures: the folder and what the ranks had."""
     folder = tmp_path_factory.mktemp("apart") / "run"
-    return folder, fit_on(2, folder, "--model.particles=2", "--trainer.callbacks.kind=sds")
+    pictures = (
+        "--trainer.limit_val_batches=1",
+        f"--trainer.val_check_interval={STEPS}",
+        "--trainer.limit_test_batches=2",
+    )
+    record = "--trainer.callbacks+=small_runs.Rendered", f"--trainer.callbacks.folder={folder}"
+    return folder, fit_on(2, folder, "--model.particles=2", "--trainer.callbacks.kind=sds", *record, *pictures)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +92,20 @@ def test_a_checkpoint_holds_all_particles_and_their_optimizers(apart):
     assert len(counts) == sum(len(made["shared"]) for made in ranks) and set(counts) == {STEPS}
 
 
-def test_one_rank_goes_on_with_what_two_have_made(apart, monkeypatch, tmp_path):
+def test_each_rank_renders_and_writes_the_pictures_of_its_own_particle(apart, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["vsd"])
+    folder, _ = apart
+    for rank in range(2):
+        assert set((folder / f"rendered-rank{rank}").read_text().split()) == {str(rank)}
+    options = "--ckpt_path", str(folder / LAST), f"--trainer.default_root_dir={tmp_path}", "--trainer.devices=1"
+    run(["validate", "--config", str(folder / "config.yaml"), *options])
+    for i in range(2):
+        name = f"validation/particle{i}-step{STEPS:06d}.png"
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), "as one rank renders it"
+        assert (folder / f"turntable-particle{i}.mp4").is_file() and (folder / f"contact-particle{i}.png").is_file()
+
+
+def test_one_rank_resumes_with_what_two_have_made(apart, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vsd"])
     folder, _ = apart
