@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
-from typing_extensions import override
 
 from common.ranks import average
 
@@ -77,10 +76,6 @@ class ParticleParallelStrategy(DDPStrategy):
         """The stage's state with all particles up to date. All ranks must call it, as Lightning does."""
         self.broadcast_particles()
         return super().lightning_module_state_dict()
-
-    @override
-    def on_train_end(self) -> None:
-        self.broadcast_particles()
 
 
 def _on_cpu(state: dict | None) -> dict:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from common.errors import InputError
 from common.randomness import generator
+from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
 from lightning_modules.run.loggers import MetricsFile, show_picture, show_video
@@ -75,6 +76,12 @@ class Stage(pl.LightningModule):
         for logger in self.loggers:
             if isinstance(logger, MetricsFile):
                 logger.drop_from(self.global_step)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        # The strategy's own hook at the end of training comes after the stage's, which may show all particles.
+        if isinstance(self.trainer.strategy, ParticleParallelStrategy):
+            self.trainer.strategy.broadcast_particles()
 
     def log_validation(self, metrics: dict[str, Tensor | float]) -> None:
         """Logs means over the batches of validation, at the step that the particles have.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import pytest
 import torch
 from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume
@@ -18,23 +19,15 @@ from lightning_modules.run.stopping import Requeue
 from vsd.guidance import VSDGuidance
 
 STEPS = 3
+IMAGE = str(Path(NERF).with_name("image.yaml"))
 
 
-def fit_on(ranks: int, folder: Path, *more: str) -> list[dict]:
-    """What every rank of a small run had after its last step, before the particles were handed out."""
+def fit_on(ranks: int, folder: Path, *more: str, config: str = NERF) -> list[dict]:
+    """What every rank of a small run had after its last step, before the particles were broadcast."""
     folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "lightning_modules.cli",
-        "fit",
-        "--config",
-        NERF,
-        *TINY,
-        UNSEEN,
-        "--trainer.limit_val_batches=0",
-    ]
-    command += ["--trainer.callbacks.score.warm_start=1", *more]
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", config, *more]
+    if config == NERF:
+        command[6:6] = [*TINY, UNSEEN, "--trainer.callbacks.score.warm_start=1", "--trainer.limit_val_batches=0"]
     command += [f"--trainer.devices={ranks}", f"--trainer.max_steps={STEPS}", f"--trainer.default_root_dir={folder}"]
     command += ["--trainer.callbacks+=small_runs.Dump", f"--trainer.callbacks.step={STEPS - 1}"]
     command += [f"--trainer.callbacks.folder={folder}"]
@@ -162,6 +155,21 @@ def test_a_signal_to_one_rank_requeues_a_slurm_job_with_all_particles(tmp_path):
     assert saved["global_step"] == 2 and set(counts) == {2}
     moved = [name for name in saved["state_dict"] if ".field." in name or ".background.network." in name]
     assert len(counts) == len(moved), "of both particles"
+
+
+def test_the_last_picture_shows_the_particles_of_all_ranks_without_a_checkpoint_too(tmp_path):
+    """Two pictures on two ranks: in image.png they are what each rank had after its last step."""
+    folder = tmp_path / "run"
+    options = ["--trainer.enable_checkpointing=false", "--model.particles=2", "--model.particles_per_step=1"]
+    options += ["--model.space=pixels", "--model.lr=0.5", "--trainer.enable_model_summary=false"]
+    ranks = fit_on(2, folder, *options, config=IMAGE)
+    written = torch.from_numpy(iio.imread(folder / "image.png")).float() / 255
+    for rank, state in enumerate(ranks):
+        for row in range(2):  # SDS and VSD
+            picture = ((state["after"][f"pictures.{row}.{rank}"] + 1) / 2).clamp(0, 1)
+            side = picture.shape[-1]
+            seen = written[row * side : (row + 1) * side, rank * side : (rank + 1) * side].permute(2, 0, 1)
+            assert (seen - picture).abs().max() < 0.5 / 255 + 1e-6
 
 
 @pytest.mark.parametrize("strategy", ["auto", "{class_path: lightning_modules.parallel.ParticleParallelStrategy}"])
