@@ -1,6 +1,8 @@
 """What the stages of 3D particles have in common: cameras per particle, guidance, validation strips, turntables.
 
-A picture of a particle is a row of squares, (H, k H, 3), the first two of them colour and normal.
+A picture of a particle is a row of squares, (H, k H, 3), the first two of them colour and normal. `vsd predict` writes
+the colours alone that the cameras of the datamodule's predict_dataloader see, predict/particleN/FRAME.png and
+predict/particleN.mp4.
 """
 
 import torch
@@ -162,6 +164,21 @@ class ObjectStage(Stage):
         for i in range(self.order.n):
             self.show(f"turntable/particle{i}", f"turntable-particle{i}.mp4")
             self.show(f"contact/particle{i}", f"contact-particle{i}.png")
+
+    @override
+    def on_predict_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    @override
+    def predict_step(self, batch: Cameras, index: int) -> None:
+        for i, frames in self.strips.items():
+            frames.append(to_uint8(self.picture(i, batch)[:, : batch.resolution]))  # the colour
+            save_picture(frames[-1], self.run_folder / f"predict/particle{i}/{index:04d}.png")
+
+    @override
+    def on_predict_epoch_end(self) -> None:
+        for i, frames in self.strips.items():
+            save_video(torch.stack(frames), self.run_folder / f"predict/particle{i}.mp4")
 
 
 def require_fraction(key: str, value: float) -> None:
