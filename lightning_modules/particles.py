@@ -70,6 +70,15 @@ class RoundRobin:
             first, before = self.start
             self.start = step, before + -(-(step - first) // state["steps_per_round"])
 
+    def step_after(self, rounds: int) -> int:
+        """The trainer's step before which every particle of this rank has made so many steps.
+
+        Args:
+            rounds: Steps of each particle, no fewer than at the start or the last `resume`.
+        """
+        first, before = self.start
+        return first + (rounds - before) * self.steps_per_round
+
     def __call__(self, step: int) -> tuple[list[int], int]:
         """The particles of a step.
 

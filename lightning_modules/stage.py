@@ -72,6 +72,30 @@ class Stage(pl.LightningModule):
         return max(self.global_step, self.loaded_step)
 
     @override
+    def on_fit_start(self) -> None:
+        self.warn_of_cut_schedule()
+
+    def warn_of_cut_schedule(self) -> None:
+        """Prints a line where training ends before a particle has made all the steps of its guidance's schedule."""
+        end = self.trainer.max_steps
+        steps = max((guidance.timesteps.steps for guidance in self.guidances), default=0)
+        whole = self.order.step_after(steps)
+        if not 0 <= end < whole:
+            return
+        particles = f"each of {self.order.n} particles" if self.order.n > 1 else "the particle"
+        line = (
+            f"warning: trainer.max_steps: in {end} steps {particles} makes {self.order(end)[1]} of the {steps} steps "
+        )
+        line += f"of its schedule (timesteps.steps); all of them need --trainer.max_steps={whole}"
+        milestones = [m.step for m in getattr(self.trainer.datamodule, "milestones", []) if m.step > 0]
+        if milestones and self.order.steps_per_round > 1:
+            line += f", and the steps of data.milestones times {self.order.steps_per_round}"
+        for step in milestones:
+            if step >= end:
+                line += f"; the resolution of step {step} is not reached"
+        self.print_rank_zero(line)
+
+    @override
     def on_train_start(self) -> None:
         for logger in self.loggers:
             if isinstance(logger, MetricsFile):

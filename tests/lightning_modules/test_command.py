@@ -31,7 +31,9 @@ def test_a_fresh_run_gets_a_folder_with_the_prompts_name(elsewhere, capsys):
     fit("--prompt", "a red car", UNSEEN, "--trainer.limit_val_batches=0", steps=1)
     (folder,) = (elsewhere / "runs" / "a-red-car").iterdir()
     assert (folder / CONFIG).exists() and list(elsewhere.iterdir()) == [elsewhere / "runs"]
-    assert f"run folder: runs/a-red-car/{folder.name}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"run folder: runs/a-red-car/{folder.name}" in said
+    assert "warning: trainer.max_steps: in 1 steps each of 2 particles makes 0 of the 900 steps" in said
     assert not list(folder.glob("turntable*")), "no test batches, no turntable"
 
 

@@ -52,6 +52,7 @@ def test_another_number_of_ranks_goes_on_where_the_others_stopped():
     after = RoundRobin(4, 1)
     after.resume(before.state(), 7)
     assert [after(step)[1] for step in (7, 10, 11)] == [4, 4, 5]
+    assert after(after.step_after(6))[1] == 6 and after(after.step_after(6) - 1)[1] == 5
     again = RoundRobin(4, 1)
     again.resume(after.state(), 9)
     assert [again(step) for step in range(7, 20)] == [after(step) for step in range(7, 20)]
