@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
 
 from common.files import atomic_write
 
@@ -29,20 +30,25 @@ class MetricsFile(Logger):
         self.columns: list[str] = []
 
     @property
+    @override
     def name(self) -> str:
         return ""
 
     @property
+    @override
     def version(self) -> str:
         return ""
 
     @property
+    @override
     def save_dir(self) -> str:
         return str(self.path.parent)
 
+    @override
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration lies beside the file, in config.yaml."""
+        pass  # the configuration lies beside the file, in config.yaml
 
+    @override
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step} | {name: float(value) for name, value in metrics.items()}
@@ -81,7 +87,14 @@ class MetricsFile(Logger):
 
 
 def show_picture(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a picture file in the loggers that show pictures."""
+    """Shows a picture file in the loggers that show pictures.
+
+    Args:
+        loggers: The trainer's.
+        key: Name of the picture.
+        path: Of the file.
+        step: The trainer's.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key, [str(path)], step)
@@ -91,7 +104,14 @@ def show_picture(loggers: list[Logger], key: str, path: Path, step: int) -> None
 
 
 def show_video(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a video file in the loggers that show video files."""
+    """Shows a video file in the loggers that show video files.
+
+    Args:
+        loggers: The trainer's.
+        key: Name of the video.
+        path: Of the MP4 file.
+        step: The trainer's.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_video(key, [str(path)], step, format=["mp4"])

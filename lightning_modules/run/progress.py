@@ -19,7 +19,7 @@ def progress() -> ProgressBar:
 
 
 class StepBar(RichProgressBar):
-    """Lightning's bar, counting the steps of the whole run, a resumed one's from where it goes on.
+    """Lightning's bar, counting the steps of the whole run, a resumed one's from where it resumes.
 
     The metrics beside it are fetched ten times a second at most, since each fetch waits for the device.
     """
@@ -48,7 +48,11 @@ class StepBar(RichProgressBar):
 
 
 class StepLines(ProgressBar):
-    """A line with step, metrics, speed and time left, every `seconds` seconds and at the last step."""
+    """Prints a line with step, metrics, speed and time left now and then and at the last step.
+
+    Args:
+        seconds: Between two lines.
+    """
 
     def __init__(self, seconds: float = 30.0):
         super().__init__()
