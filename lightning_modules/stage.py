@@ -68,7 +68,7 @@ class Stage(pl.LightningModule):
 
     @property
     def trained_steps(self) -> int:
-        """Steps of training behind the particles; outside training, Lightning's global_step is 0."""
+        """Steps that the particles have been trained for; outside training, Lightning's global_step is 0."""
         return max(self.global_step, self.loaded_step)
 
     @override

@@ -111,16 +111,16 @@ def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint
     Raises:
         InputError: It is of another stage, another format, or none of this project.
     """
-    made = checkpoint.get("vsd") if isinstance(checkpoint, dict) else None
-    if not isinstance(made, dict) or "format" not in made or "stage" not in made:
+    marker = checkpoint.get("vsd") if isinstance(checkpoint, dict) else None
+    if not isinstance(marker, dict) or "format" not in marker or "stage" not in marker:
         raise InputError(f"{key}: {path} is no checkpoint of a stage; name one that a run of this program wrote")
-    if made["format"] != FORMAT:
+    if marker["format"] != FORMAT:
         raise InputError(
-            f"{key}: {path} has format {made['format']}, this version reads format {FORMAT}; "
+            f"{key}: {path} has format {marker['format']}, this version reads format {FORMAT}; "
             "resume with the version that wrote it, or start anew"
         )
-    if made["stage"] != stage:
-        raise InputError(f"{key}: {path} is of the stage {made['stage']}, and {stage} is needed; name another")
+    if marker["stage"] != stage:
+        raise InputError(f"{key}: {path} is of the stage {marker['stage']}, and {stage} is needed; name another")
 
 
 def require_weights(state: dict, stage: pl.LightningModule) -> None:

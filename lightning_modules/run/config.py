@@ -67,12 +67,12 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
 
 def _require_record(record: Path, config: Namespace) -> None:
     """InputError where the configuration has another prompt or seed than the record of a run, which repeats both."""
-    made = yaml.safe_load(record.read_text()) if record.exists() else {}
+    recorded = yaml.safe_load(record.read_text()) if record.exists() else {}
     for key in ("prompt", "seed_everything"):
-        if key in made and made[key] != config.get(key):
+        if key in recorded and recorded[key] != config.get(key):
             raise InputError(
-                f"{key}: {record} is of a run with {made[key]!r} and repeats that below; keep it, or start anew from "
-                "the file that the run was started with"
+                f"{key}: {record} is of a run with {recorded[key]!r} and repeats that below; keep it, or start anew "
+                "from the file that the run was started with"
             )
 
 

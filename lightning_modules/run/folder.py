@@ -65,7 +65,7 @@ class RunFolder:
         self.fresh = path is None
         self.path = Path("runs").absolute() / name_of(prompt) / stamp if path is None else path.expanduser().absolute()
         self.key = key
-        self._made: list[Path] | None = None  # folders to remove should the run come to nothing
+        self._created: list[Path] | None = None  # folders to remove should the run come to nothing
 
     def reserve(self) -> None:
         """Creates the folder; a fresh one gets a number where another run has the name.
@@ -90,15 +90,15 @@ class RunFolder:
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise InputError(f"{self.key}: {self.path} is not writable; name another folder")
         if not any(self.path.iterdir()):
-            self._made = missing
+            self._created = missing
 
     def discard(self) -> None:
         """Undoes `reserve` and removes what was written since, for a run that ended before it trained."""
-        if self._made is None:
+        if self._created is None:
             return
         for part in self.path.iterdir():
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink()
-        for folder in self._made:
+        for folder in self._created:
             if not any(folder.iterdir()):  # other runs may be there by now
                 folder.rmdir()
 
