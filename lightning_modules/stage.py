@@ -83,10 +83,8 @@ class Stage(pl.LightningModule):
         if not 0 <= end < whole:
             return
         particles = f"each of {self.order.n} particles" if self.order.n > 1 else "the particle"
-        line = (
-            f"warning: trainer.max_steps: in {end} steps {particles} makes {self.order(end)[1]} of the {steps} steps "
-        )
-        line += f"of its schedule (timesteps.steps); all of them need --trainer.max_steps={whole}"
+        line = f"warning: trainer.max_steps: in {end} steps {particles} makes {self.order(end)[1]} of the {steps} "
+        line += f"steps of its schedule (timesteps.steps); all of them need --trainer.max_steps={whole}"
         milestones = [m.step for m in getattr(self.trainer.datamodule, "milestones", []) if m.step > 0]
         if milestones and self.order.steps_per_round > 1:
             line += f", and the steps of data.milestones times {self.order.steps_per_round}"
