@@ -1,27 +1,33 @@
-"""Random cameras around the object for training, and an orbit for validation and test.
+"""Random cameras around the object for training, and an orbit for validation, test and prediction.
 
-A batch is a dictionary: camera_to_world (B, 4, 4), fovy, azimuth, elevation (B,) in degrees, distance (B,) and
-resolution, an integer. It is a function of (seed, rank, step) alone, so that a resumed run sees the cameras that an
-uninterrupted one sees. Rays are made where they are needed, on the device: see scene.cameras.rays.
+A batch is a scene.cameras.Cameras. It is a function of (seed, rank, step) alone, so that a resumed run sees the cameras
+that an uninterrupted one sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
+from typing_extensions import override
 
 from common.errors import InputError
-from scene.cameras import Orbit, look_at, turntable
+from scene.cameras import Cameras, Orbit, look_at, turntable
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Milestone:
-    """From trainer step `step` on, batches have `batch_size` views of `resolution` pixels squared."""
+    """From a step on, batches have other sizes.
+
+    Args:
+        step: The trainer's step from which on this milestone holds, >= 0.
+        resolution: Pixels of an image's side, >= 1.
+        batch_size: Views of a step, >= 1; a multiple of the particles that a step moves.
+    """
 
     step: int
     resolution: int
@@ -30,12 +36,23 @@ class Milestone:
 
 @dataclass(frozen=True)
 class CameraDistribution:
-    """Where cameras are. All ranges are uniform; angles in degrees.
+    """Where training cameras are. All ranges are uniform.
 
-    distance, fovy, azimuth: ranges; elevation: range of a uniform angle; sphere_elevation: range between which the
-    camera is uniform over the sphere's area, used with probability sphere_share; uniform_azimuth: the views of a batch
-    divide the azimuth range evenly, each drawn within its part; position_jitter, target_jitter: standard deviations of
-    the camera's position and of the point it looks at, in world units; object_radius: how near a camera must not come.
+    Args:
+        distance: Range of the distance from the origin, world units.
+        fovy: Range of the vertical field of view, degrees, inside (0, 180).
+        azimuth: Range of the azimuth, degrees; 0 is the front, 90 the object's left side.
+        elevation: Range of the elevation's uniform angle, degrees, in [-90, 90].
+        sphere_elevation: Range of elevations, degrees, between which the camera is uniform over the sphere's area.
+        sphere_share: Probability in [0, 1] with which a view uses sphere_elevation in the place of elevation.
+        uniform_azimuth: Whether the views of a batch divide the azimuth range evenly, each drawn within its part.
+        position_jitter: Standard deviation of the camera's position, world units, >= 0.
+        target_jitter: Standard deviation of the point that the camera looks at, world units, >= 0.
+        object_radius: Distance from the origin, world units, below which no camera may be.
+
+    Raises:
+        InputError: A range is empty or impossible.
+
     Source: ProlificDreamer's code (elevation -30..90 or the upper hemisphere, by halves) and threestudio's configs.
     """
 
@@ -71,55 +88,76 @@ class CameraDistribution:
             if getattr(self, name) < 0:
                 raise InputError(f"data.cameras.{name}: {getattr(self, name):g} is negative")
 
-    def sample(self, count: int, rng: np.random.Generator) -> dict:
-        """A batch of `count` cameras, without its resolution."""
+    def sample(self, count: int, resolution: int, rng: np.random.Generator) -> Cameras:
+        """Draws a batch of cameras.
+
+        Args:
+            count: B, views of the batch.
+            resolution: Pixels of an image's side.
+            rng: The generator from which everything is drawn.
+        """
         part = (np.arange(count) + rng.random()) / count if self.uniform_azimuth else rng.random(count)
         low, high = self.azimuth
-        azimuth = low + (high - low) * (part % 1.0)
+        azimuth = low + (high - low) * (part % 1.0)  # (B,)
         sines = np.sin(np.deg2rad(self.sphere_elevation))
-        elevation = np.where(
+        elevation = np.where(  # (B,)
             rng.random(count) < self.sphere_share,
             np.rad2deg(np.arcsin(rng.uniform(*sines, count))),
             rng.uniform(*self.elevation, count),
         )
         columns = (azimuth, elevation, rng.uniform(*self.distance, count), rng.uniform(*self.fovy, count))
         orbit = Orbit(*(torch.tensor(column, dtype=torch.float32) for column in columns))
-        jitter = torch.tensor(rng.standard_normal((2, count, 3)), dtype=torch.float32)
+        jitter = torch.tensor(rng.standard_normal((2, count, 3)), dtype=torch.float32)  # (2, B, 3)
         position = orbit.positions() + self.position_jitter * jitter[0]
-        return _batch(orbit, look_at(position, self.target_jitter * jitter[1]))
-
-
-def _batch(orbit: Orbit, matrices: torch.Tensor) -> dict:
-    return {
-        "camera_to_world": matrices,
-        "fovy": orbit.fovy,
-        "azimuth": orbit.azimuth,
-        "elevation": orbit.elevation,
-        "distance": orbit.distance,
-    }
+        return orbit.cameras(resolution, look_at(position, self.target_jitter * jitter[1]))
 
 
 class CameraStream(IterableDataset):
-    """Endless training batches from step `first` on."""
+    """Endless training batches, each a function of (seed, rank, step).
 
-    def __init__(self, cameras: CameraDistribution, milestones: list[Milestone], seed: int, rank: int, first: int):
+    Args:
+        cameras: The distribution of the cameras.
+        milestones: Sizes of the batches, in rising order of their steps.
+        seed: Of everything random.
+        rank: Of this process among those of the run.
+        first: Gives the trainer's step when an epoch begins, that of its first batch.
+    """
+
+    def __init__(
+        self,
+        cameras: CameraDistribution,
+        milestones: list[Milestone],
+        seed: int,
+        rank: int,
+        first: Callable[[], int],
+    ):
         self.cameras, self.milestones, self.seed, self.rank, self.first = cameras, milestones, seed, rank, first
 
-    def __iter__(self) -> Iterator[dict]:
-        step = self.first
+    def __iter__(self) -> Iterator[Cameras]:
+        step = self.first()
         while True:
             now = [m for m in self.milestones if m.step <= step][-1]
             rng = np.random.default_rng([self.seed, self.rank, step])
-            yield self.cameras.sample(now.batch_size, rng) | {"resolution": now.resolution}
+            yield self.cameras.sample(now.batch_size, now.resolution, rng)
             step += 1
 
 
 class RandomCameras(pl.LightningDataModule):
-    """Cameras for every stage.
+    """Cameras for every stage: random ones for training, and an orbit, from the front on, for everything else.
 
-    milestones: in rising order of their steps, the first at step 0; cameras: the training distribution; eval_frames,
-    eval_elevation, eval_distance, eval_fovy, eval_resolution: the orbit of validation (validation_frames of them) and
-    test (all); seed: of the training cameras.
+    Args:
+        cameras: The distribution of the training cameras.
+        milestones: Resolution and batch size of training from given steps on, in rising order, the first at step 0.
+        eval_frames: Cameras of the orbit in test (the turntable) and prediction.
+        validation_frames: Cameras of the orbit in validation, at most eval_frames.
+        eval_elevation: Elevation of the orbit, degrees.
+        eval_distance: Distance of the orbit from the origin, world units.
+        eval_fovy: Vertical field of view of the orbit, degrees, in (0, 180).
+        eval_resolution: Pixels of an image's side on the orbit.
+        seed: Of the training cameras, >= 0.
+
+    Raises:
+        InputError: An option is impossible.
     """
 
     def __init__(
@@ -153,23 +191,31 @@ class RandomCameras(pl.LightningDataModule):
         self.eval_elevation, self.eval_distance, self.eval_fovy = eval_elevation, eval_distance, eval_fovy
         self.seed = seed
 
+    @override
     def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
         stream = CameraStream(
-            self.cameras, self.milestones, self.seed, self.trainer.global_rank, self.trainer.global_step
+            self.cameras, self.milestones, self.seed, trainer.global_rank, lambda: trainer.global_step
         )
         return DataLoader(stream, batch_size=None)
 
-    def orbit(self, frames: int) -> list[dict]:
-        """One batch of one camera a frame, azimuth 0, the front, first."""
-        cameras = turntable(frames, self.eval_elevation, self.eval_distance, self.eval_fovy)
-        single = [cameras[i : i + 1] for i in range(frames)]
-        return [_batch(c, c.camera_to_world()) | {"resolution": self.eval_resolution} for c in single]
+    def orbit(self, frames: int) -> list[Cameras]:
+        """A full turn, one batch of one camera per frame.
 
+        Args:
+            frames: Number of cameras; the first one looks at the front.
+        """
+        turn = turntable(frames, self.eval_elevation, self.eval_distance, self.eval_fovy)
+        return [turn[i : i + 1].cameras(self.eval_resolution) for i in range(frames)]
+
+    @override
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.orbit(self.validation_frames), batch_size=None)
 
+    @override
     def test_dataloader(self) -> DataLoader:
         return DataLoader(self.orbit(self.eval_frames), batch_size=None)
 
+    @override
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()

@@ -75,7 +75,7 @@ def look_at_particle(stage: ObjectStage, index: int, distance: float, fovy: floa
     """A look (V, ...) at a particle."""
     orbit = cameras(distance, fovy)
     stage.eval()
-    batch = {"camera_to_world": orbit.camera_to_world(), "fovy": orbit.fovy, "resolution": size}
+    batch = orbit.cameras(size)
     shape = (len(orbit), size, size)
     if isinstance(stage, NerfStage):
         out, _ = stage.render(stage.particles[index], batch)

@@ -1,0 +1,1 @@
+"""The stages as Lightning modules, what they have in common, and the commands `vsd` and `dream`."""

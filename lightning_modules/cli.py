@@ -23,12 +23,13 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
 
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.checkpoints import LastCheckpoint
-from lightning_modules.run.config import choose, give_identity, place
+from lightning_modules.run.config import choose, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder
 from lightning_modules.run.progress import progress
 from lightning_modules.run.stopping import Requeue, Stoppable
@@ -36,10 +37,11 @@ from lightning_modules.stage import Stage
 
 
 class OneLineParser(LightningArgumentParser):
-    """Says in one line what is wrong with the arguments, without the usage and the list of tried types."""
+    """Prints in one line what is wrong with the arguments, without the usage and the list of tried types."""
 
     NOISE = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Parser key")
 
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
@@ -56,6 +58,7 @@ class SaveConfig(SaveConfigCallback):
     run in whose folder it lies.
     """
 
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Stage):
             super().setup(trainer, pl_module, stage)
@@ -72,7 +75,8 @@ class SaveConfig(SaveConfigCallback):
 class Command(LightningCLI):
     """LightningCLI with run folders for stages.
 
-    Two keys more: `prompt`, which configurations hand on as ${prompt}, and `checkpoint`, a stage's LastCheckpoint.
+    It has two more keys: `prompt`, which configurations refer to as ${prompt}, and `checkpoint`, a stage's
+    LastCheckpoint.
     """
 
     run_folder: RunFolder | None = None
@@ -85,13 +89,16 @@ class Command(LightningCLI):
             raise
         self._close()
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--prompt", type=str | None, default=None, help="what to make")
+        parser.add_argument("--prompt", type=str | None, default=None, help="The object to create, for ${prompt}.")
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
 
+    @override
     def _parse_ckpt_path(self) -> None:
-        """Checkpoints of stages hold no hyper-parameters; in Lightning those would win over the command line."""
+        pass  # checkpoints of stages hold no hyper-parameters; in Lightning those would win over the command line
 
+    @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         kind = pydoc.locate(config.model.class_path)
@@ -100,14 +107,15 @@ class Command(LightningCLI):
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
             self.run_folder.reserve()
-            give_identity(config, self.run_folder.path)
+            set_wandb_id(config, self.run_folder.path)
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
         self.given, self.config = self.config, self.config.clone()
         self.config[self.subcommand] = place(config, self.run_folder.path, checkpoint)
 
+    @override
     def instantiate_trainer(self, **more: Any) -> pl.Trainer:
         if self.run_folder is not None:
-            self.config = self.given  # the record of a run says nothing of where it lies
+            self.config = self.given  # config.yaml does not name the run folder
             config = self.config_init[self.subcommand]
             callbacks = list(config.trainer.callbacks or [])
             if config.trainer.enable_checkpointing is not False:
@@ -115,20 +123,25 @@ class Command(LightningCLI):
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.trainer.enable_progress_bar is not False and not own_bar:
                 callbacks.append(progress())
-            config.trainer.callbacks = list(callbacks)  # which Lightning makes longer
+            callbacks.append(Requeue())
+            config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = super().instantiate_trainer(**more)
         if self.run_folder is None or trainer.world_size == 1 or isinstance(trainer.strategy, ParticleParallelStrategy):
             return trainer
         if config.trainer.strategy not in ("auto", "ddp"):
             raise InputError(
                 f"trainer.strategy: '{config.trainer.strategy}' knows nothing of particles; leave it out, and several "
-                "devices share them out (lightning_modules.parallel.ParticleParallelStrategy)"
+                "devices get lightning_modules.parallel.ParticleParallelStrategy"
             )
-        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), [*callbacks, Requeue()]
+        config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
         return super().instantiate_trainer(**more)
 
     def fit(self, **arguments: Any) -> None:
-        """Trainer.fit, which Ctrl-C and SIGTERM stop after the step, with a checkpoint."""
+        """Trainer.fit, which Ctrl-C and SIGTERM stop after the step, with a checkpoint.
+
+        Args:
+            arguments: Of Trainer.fit.
+        """
         if self.run_folder is None:
             return self.trainer.fit(**arguments)
         with Stoppable(self.trainer) as stoppable:
@@ -139,7 +152,7 @@ class Command(LightningCLI):
                 sys.exit(stoppable.code)
 
     def after_fit(self) -> None:
-        """The turntable of what was made."""
+        """Renders the turntable of what was trained."""
         tests = type(self.model).test_step is not LightningModule.test_step and self.trainer.limit_test_batches != 0
         if self.run_folder is not None and tests:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
@@ -158,8 +171,15 @@ class Command(LightningCLI):
 
 
 def run(args: list[str] | None = None) -> Command:
-    """Runs a subcommand with its arguments, by default the program's, and returns it with its model and trainer."""
-    quiet()
+    """Runs a subcommand.
+
+    Args:
+        args: Its name and arguments, None for the program's.
+
+    Returns:
+        The command with its model, datamodule and trainer.
+    """
+    silence()
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return Command(
         LightningModule,
@@ -173,7 +193,11 @@ def run(args: list[str] | None = None) -> Command:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs `vsd fit|validate|test|predict --config FILE ...`; exits with 2 and one line when an input is wrong."""
+    """Runs `vsd fit|validate|test|predict --config FILE ...`; exits with 2 and one line when an input is wrong.
+
+    Args:
+        args: Arguments of the command, None for the program's.
+    """
     try:
         run(args)
     except Exception as error:
@@ -185,7 +209,14 @@ def main(args: list[str] | None = None) -> None:
 
 
 def fault(error: BaseException) -> str | None:
-    """What an error says is wrong with the input, in the words of this program or of a library; None for a defect."""
+    """What an error says is wrong with the input, in the words of this program or of a library.
+
+    Args:
+        error: With its causes.
+
+    Returns:
+        The message, None for a defect of the program.
+    """
     cause: BaseException | None = error
     while cause is not None:  # jsonargparse wraps what a constructor raises in a ValueError of its own
         ours = isinstance(cause, InputError | MisconfigurationException | OmegaConfBaseException)
@@ -197,13 +228,14 @@ def fault(error: BaseException) -> str | None:
     return problem + " ".join(words.splitlines()[:2]) if problem else None
 
 
-def quiet() -> None:
+def silence() -> None:
     """Silences advice that no user of this program can act on."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
     for message in (
         "LightningCLI.s args parameter is intended to run",
         "The '.*_dataloader' does not have many workers",
         ".*isinstance.treespec, LeafSpec",
+        "predict returned None if it was on purpose",  # pictures are written as they are rendered
         "You.re using the WeightAveraging callback with",
         "You.re resuming from a checkpoint that ended before the epoch",  # our streams are functions of the step
     ):

@@ -1,10 +1,11 @@
 """The command `dream`: from a prompt to an object, through all stages, in one folder.
 
-dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER]
+dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [-- OPTIONS]
 dream --resume FOLDER
 
-Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE. FOLDER/dream.yaml holds what was asked for; a stage
-that is through leaves FOLDER/STAGE/finished and is not run again.
+Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE; OPTIONS go to the `vsd fit` of each, such as
+`-- --trainer.devices 4 -c configs/loggers/wandb.yaml`. FOLDER/dream.yaml holds what was asked for; a stage that has
+finished leaves FOLDER/STAGE/finished and is not run again.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
@@ -26,16 +27,30 @@ from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder
 PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 FINISHED = "finished"
+CONFIG_FLAGS = ("-c", "--config")
+EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for. particles: n, each gets the steps that the preset gives one; seed: of all that is random."""
+    """What was asked for.
+
+    Args:
+        prompt: The object.
+        preset: Whose configurations the stages use, one of PRESETS.
+        particles: Number of objects, >= 1; each makes as many steps as the preset gives one.
+        seed: Of everything random, >= 0.
+        overrides: Options of `vsd fit` for every stage, after those of the preset.
+
+    Raises:
+        InputError: One of them is impossible.
+    """
 
     prompt: str
     preset: str = "toybox"
     particles: int = 1
     seed: int = 0
+    overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if not self.prompt.strip():
@@ -48,10 +63,47 @@ class Wish:
             raise InputError(f"--particles: {self.particles}; at least 1 is needed")
         if self.seed < 0:
             raise InputError(f"--seed: {self.seed}; at least 0 is needed")
+        world = self.ranks()
+        if self.particles % world and world % self.particles:
+            raise InputError(
+                f"--particles: {self.particles} cannot be distributed evenly over {world} devices; make one of the "
+                "numbers a multiple of the other"
+            )
+
+    def ranks(self) -> int:
+        """Devices of all nodes together, as the overrides say.
+
+        Raises:
+            InputError: They name no number of devices; the number of steps depends on it.
+        """
+        given = {"devices": 1, "num_nodes": 1}
+        for option, value in zip(self.overrides, [*self.overrides, ""][1:], strict=True):
+            if option in CONFIG_FLAGS:
+                try:
+                    read = yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {}
+                except (OSError, yaml.YAMLError) as error:
+                    raise InputError(f"{option}: {value} cannot be read; name a configuration file") from error
+                given |= {key: n for key, n in (read.get("trainer") or {}).items() if key in given}
+            name, equals, rest = option.partition("=")
+            key = name.removeprefix("--trainer.")
+            if name.startswith("--trainer.") and key in given:
+                given[key] = yaml.safe_load(rest if equals else value)
+        for key, number in given.items():
+            if type(number) is not int or number < 1:
+                raise InputError(f"--trainer.{key}: '{number}'; dream needs a number, on which the steps depend")
+        return given["devices"] * given["num_nodes"]
 
 
 def config_of(preset: str, stage: str) -> Path:
-    """The file of a preset's stage: in the repository, or where an installed package has put it."""
+    """The configuration of a preset's stage: in the repository, or where an installed package has put it.
+
+    Args:
+        preset: One of PRESETS.
+        stage: One of STAGES.
+
+    Raises:
+        InputError: It is not installed.
+    """
     name = Path("configs") / PRESETS[preset] / f"{stage}.yaml"
     here = Path(__file__).parents[1] / name
     if here.exists():
@@ -63,32 +115,54 @@ def config_of(preset: str, stage: str) -> Path:
 
 
 def options_of(wish: Wish, stage: str) -> list[str]:
-    """The options of `vsd fit` for a stage from the start."""
+    """The options of `vsd fit` that start a stage.
+
+    Args:
+        wish: What was asked for.
+        stage: One of STAGES.
+    """
     config = config_of(wish.preset, stage)
     given = yaml.safe_load(config.read_text(encoding="utf-8"))
     before = given["model"]["init_args"].get("particles", 1)
+    particles = max(1, wish.particles // wish.ranks())  # that a rank trains
 
     def steps(of_preset: int) -> int:
         """The trainer's steps in which every particle makes as many as in the preset."""
-        return of_preset * wish.particles // before
+        return of_preset * particles // before
 
     milestones = [m | {"step": steps(m["step"])} for m in given["data"]["init_args"]["milestones"]]
     return [
         *("--config", str(config), f"--prompt={wish.prompt}", f"--seed_everything={wish.seed}"),
         *(f"--model.particles={wish.particles}", f"--trainer.max_steps={steps(given['trainer']['max_steps'])}"),
         f"--data.milestones={json.dumps(milestones)}",
+        *wish.overrides,
     ]
 
 
 def handed_on(stage: str, folder: Path) -> list[str]:
-    """The options of `vsd` that name the runs of the stages before, in FOLDER."""
+    """The options of `vsd` that name the runs of the previous stages.
+
+    Args:
+        stage: One of STAGES.
+        folder: FOLDER, of the whole run.
+    """
     return [f"--model.{before}={folder / before}" for before in STAGES[: STAGES.index(stage)]]
 
 
 def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
-    """Runs a stage in FOLDER/STAGE, or goes on with it; returns the exit code of `vsd`."""
+    """Runs a stage in FOLDER/STAGE, or resumes it, with the overrides that its record holds.
+
+    Args:
+        wish: What was asked for.
+        stage: One of STAGES.
+        folder: FOLDER, of the whole run.
+        more: Further options of `vsd fit`.
+
+    Returns:
+        The exit code of `vsd`.
+    """
     record = folder / stage / CONFIG
-    # The stages before are named anew when a run goes on, which may lie somewhere else by now.
+    # The previous stages are named anew when a run resumes: it may have been moved.
     more = [*handed_on(stage, folder), *more]
     if record.exists():
         options = ["--config", str(record), "--ckpt_path", "last"]
@@ -109,7 +183,16 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
 
 
 def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) -> int:
-    """Runs the stages that are not through yet; returns an exit code. more: options of `vsd` by stage."""
+    """Runs the stages that have not finished yet.
+
+    Args:
+        wish: What was asked for.
+        folder: Of the run.
+        more: Further options of `vsd fit`, by stage.
+
+    Returns:
+        An exit code.
+    """
     seconds = {}
     for stage in STAGES:
         if not (folder / stage / FINISHED).exists():
@@ -129,7 +212,14 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) ->
 
 
 def recorded(folder: Path) -> Wish:
-    """The wish of the run in the folder."""
+    """Reads what was asked for in a run.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        InputError: There is no run, or its record is damaged.
+    """
     file = folder / DREAM
     if not file.is_file():
         raise InputError(f"--resume: {folder} is no run of dream, {DREAM} is missing; name the folder that it printed")
@@ -140,32 +230,71 @@ def recorded(folder: Path) -> Wish:
 
 
 def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
-    """What the arguments ask for, the folder, and whether a run in it is resumed."""
-    parser = argparse.ArgumentParser(prog="dream", description=__doc__.splitlines()[0])
+    """Parses the command line.
+
+    Args:
+        args: Arguments of the command, None for the program's.
+
+    Returns:
+        What is asked for, the folder, and whether a run in it is resumed.
+
+    Raises:
+        InputError: The arguments are impossible.
+    """
+    args = sys.argv[1:] if args is None else args
+    split = args.index("--") if "--" in args else len(args)
+    args, overrides = args[:split], absolute_configs(args[split + 1 :])
+    parser = argparse.ArgumentParser(prog="dream", description=__doc__.splitlines()[0], epilog=EPILOG)
     parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
     parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")
     parser.add_argument("--seed", type=int, help=f"of everything random (default: {Wish.seed})")
     parser.add_argument("--out", type=Path, help="a new folder for the run (default: runs/PROMPT/TIME)")
-    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with the run in this folder")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="resume the run in this folder")
     options = parser.parse_args(args)
     given = {key: value for key, value in vars(options).items() if value is not None and key not in ("out", "resume")}
+    if overrides:
+        given["overrides"] = overrides
     if options.resume is None:
         wish = Wish(**{"prompt": "", **given})
         if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
             raise InputError(f"--out: {options.out} is not empty; name a new folder, or --resume a run")
         return wish, RunFolder(options.out, wish.prompt, "--out"), False
     if options.out is not None:
-        raise InputError("--out: a resumed run goes on in its own folder; leave it out")
+        raise InputError("--out: a run is resumed in its own folder; leave it out")
     wish = recorded(options.resume)
     for key, value in given.items():
         if value != getattr(wish, key):
-            raise InputError(f"{key}: {options.resume} was begun with {getattr(wish, key)!r}; leave it out")
+            raise InputError(f"{key}: {options.resume} was started with {getattr(wish, key)!r}; leave it out")
     return wish, RunFolder(options.resume, None, "--resume"), True
 
 
+def absolute_configs(overrides: list[str]) -> list[str]:
+    """Overrides whose configuration files have absolute paths, so that a run resumes from any folder.
+
+    Args:
+        overrides: Options of `vsd fit`.
+
+    Raises:
+        InputError: A file does not exist.
+    """
+    overrides = [part for o in overrides for part in (o.split("=", 1) if o.startswith("--config=") else [o])]
+    for i, option in enumerate(overrides):
+        if i and overrides[i - 1] in CONFIG_FLAGS:
+            path = Path(option).expanduser().absolute()
+            if not path.is_file():
+                raise InputError(f"{overrides[i - 1]}: {option} does not exist; name a configuration file")
+            overrides[i] = str(path)
+    return overrides
+
+
 def main(args: list[str] | None = None, more: dict[str, list[str]] | None = None) -> None:
-    """The command; exits with 2 and one line when an input is wrong. more: see `dream`."""
+    """Runs the command; exits with 2 and one line when an input is wrong.
+
+    Args:
+        args: Arguments of the command, None for the program's.
+        more: Further options of `vsd fit`, by stage.
+    """
     try:
         wish, folder, resumed = parse(args)
         for stage in STAGES:

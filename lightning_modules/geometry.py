@@ -1,4 +1,4 @@
-"""The geometry stage: particles are surfaces, DMTet, which start from the NeRF stage's particles.
+"""The geometry stage: particles are DMTet surfaces, which start from the NeRF stage's particles.
 
 The guidance sees normal maps, as in the paper, or the colours that the NeRF has on the surface, for a prior that has
 never seen a normal map. Every particle keeps to its own NeRF.
@@ -9,12 +9,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from common.errors import InputError
+from common.pixels import to_uint8
 from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import ObjectStage
-from scene.cameras import pixel_rays
+from scene.cameras import Cameras
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
@@ -26,8 +28,10 @@ from scene.tetrahedra import DMTet
 class SurfaceLosses:
     """Weights of the losses beside the guidance's; 0 switches one off.
 
-    consistency: mean of 1 - cosine between the normals of faces that share an edge; laplacian: mean length of the
-    uniform Laplacian, world units; opacity: mean squared difference between the coverage and the NeRF's opacity.
+    Args:
+        consistency: Of the mean of 1 - cosine between the normals of faces with a common edge.
+        laplacian: Of the mean length of the uniform Laplacian, world units.
+        opacity: Of the mean squared difference between the surface's coverage and the NeRF's opacity.
     """
 
     consistency: float = 5000.0
@@ -38,11 +42,23 @@ class SurfaceLosses:
 class GeometryStage(ObjectStage):
     """Distills surfaces.
 
-    nerf: run of the NeRF stage to start from; particles: n, as many as it has; particles_per_step: m; resolution: cells
-    of the tetrahedral grid along an axis; guided: what the guidance sees; losses: see SurfaceLosses; lr: Adam's, betas
-    0.9 and 0.99, eps 1e-15; eval_background: grey of pictures; start_distance, start_fovy, start_size: the cameras, in
-    world units and degrees, and pixels of the silhouettes by which the density threshold is found.
-    InputError for a NeRF without a surface, and when a surface vanishes during training.
+    Args:
+        nerf: Run of the NeRF stage to start from: its folder, a folder of `dream`, or a checkpoint.
+        particles: Number of particles, n >= 1, as many as the NeRF's run has.
+        particles_per_step: Particles that a step moves, m in 1 ... n.
+        resolution: Cells of the tetrahedral grid along an axis, >= 3.
+        guided: What the guidance sees: "normal", the normal map, or "colour", the NeRF's colours on the surface.
+        losses: Weights of the other losses.
+        lr: Learning rate of Adam, whose betas are 0.9 and 0.99 and eps 1e-15.
+        eval_background: Grey in [0, 1] of pictures.
+        start_distance: Distance of the cameras by which the density threshold is chosen, world units.
+        start_fovy: Vertical field of view of these cameras, degrees.
+        start_size: Pixels of the side of these cameras' silhouettes.
+        seed: Of the particles' order and everything drawn in training, >= 0.
+
+    Raises:
+        InputError: An option is impossible, the NeRF has no surface, or a surface vanishes during training.
+
     Source: ProlificDreamer, section 4.3 and its code.
     """
 
@@ -68,6 +84,7 @@ class GeometryStage(ObjectStage):
         self.lr, self.eval_background = lr, eval_background
         self.start = judging_cameras(start_distance, start_fovy), start_size
 
+    @override
     def configure_model(self) -> None:
         if hasattr(self, "particles"):
             return
@@ -76,20 +93,30 @@ class GeometryStage(ObjectStage):
         device = self.trainer.strategy.root_device
         # In a list, so that Lightning neither saves nor trains what the particles start from.
         self.nerfs: list[NerfParticle] = [nerf.to(device) for nerf in load_nerfs(self.nerf, self.order.n)]
-        self.say_backends(self.nerfs[0].settings.encoding, meshes=True)
+        self.print_backends(self.nerfs[0].settings.encoding, meshes=True)
         if self.trainer.ckpt_path is None:
             starts = [first_surface(nerf, i, self.resolution, *self.start) for i, nerf in enumerate(self.nerfs)]
             self.particles = nn.ModuleList(start.surface for start in starts)
             for i, start in enumerate(starts):
-                self.say(f"particle {i}: density threshold {start.threshold:g}, silhouette IoU {start.iou:.3f}")
+                self.print_rank_zero(
+                    f"particle {i}: density threshold {start.threshold:g}, silhouette IoU {start.iou:.3f}"
+                )
         else:
             self.particles = nn.ModuleList(DMTet(self.resolution) for _ in range(self.order.n))
 
+    @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.particles.parameters(), self.lr, betas=(0.9, 0.99), eps=1e-15)
 
     def extract(self, index: int) -> Mesh:
-        """The surface of a particle now; InputError when nothing is left of it."""
+        """The surface of a particle now.
+
+        Args:
+            index: Of the particle.
+
+        Raises:
+            InputError: Nothing is left of it.
+        """
         mesh = self.particles[index].extract()
         if mesh.is_empty or not bool(torch.isfinite(mesh.vertices).all()):
             raise InputError(
@@ -98,31 +125,45 @@ class GeometryStage(ObjectStage):
             )
         return mesh
 
-    def render(self, index: int, cameras: dict, mesh: Mesh | None = None) -> MeshRender:
-        """A particle seen by B cameras, in the colours of its NeRF. mesh: what `extract` gave, to do it only once."""
+    def render(self, index: int, cameras: Cameras, mesh: Mesh | None = None) -> MeshRender:
+        """Renders a particle in the colours of its NeRF.
+
+        Args:
+            index: Of the particle.
+            cameras: B cameras of S x S pixels.
+            mesh: What `extract` gave, None to extract it here.
+        """
         field, mesh = self.nerfs[index].field, mesh or self.extract(index)
         return render_mesh(
-            mesh, cameras["camera_to_world"], cameras["fovy"], cameras["resolution"], lambda points: field(points)[1]
+            mesh, cameras.camera_to_world, cameras.fovy, cameras.resolution, lambda points: field(points)[1]
         )
 
-    def training_step(self, batch: dict, _: int) -> Tensor:
-        dealt, made = self.deal(batch)
+    @override
+    def training_step(self, batch: Cameras, _: int) -> Tensor:
+        assigned, particle_step = self.assign_cameras(batch)
         generator = self.generator()
         images, penalties = [], []
-        for index, cameras in dealt:
+        for index, cameras in assigned:
             mesh = self.extract(index)
             out = self.render(index, cameras, mesh)
             seen = out.colour if self.guided == "colour" else 0.5 * (out.normal + out.coverage)
             plain = torch.rand(len(seen), 1, 1, 3, generator=generator, device=self.device)
             images.append(seen + (1 - out.coverage) * plain)
             penalties.append(self.penalty(index, mesh, out, cameras))
-        loss = self.guide(torch.cat(images), batch, made)
+        loss = self.guide(torch.cat(images), batch, particle_step)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
 
-    def penalty(self, index: int, mesh: Mesh, out: MeshRender, cameras: dict) -> Tensor:
-        """The weighted sum of the losses beside the guidance's."""
+    def penalty(self, index: int, mesh: Mesh, out: MeshRender, cameras: Cameras) -> Tensor:
+        """The weighted sum of the losses beside the guidance's.
+
+        Args:
+            index: Of the particle.
+            mesh: Its surface.
+            out: Its render.
+            cameras: Of the render.
+        """
         weights = self.losses
         total = mesh.vertices.sum() * 0
         if weights.consistency:
@@ -134,38 +175,66 @@ class GeometryStage(ObjectStage):
         return total
 
     @torch.no_grad()
-    def opacity(self, index: int, cameras: dict) -> Tensor:
-        """The opacity (B, S, S, 1) of a particle's NeRF."""
-        nerf, size, views = self.nerfs[index], cameras["resolution"], len(cameras["fovy"])
-        out = nerf.renderer(nerf.field, *pixel_rays(cameras["camera_to_world"], cameras["fovy"], size))
-        return out.opacity.view(views, size, size, 1)
+    def opacity(self, index: int, cameras: Cameras) -> Tensor:
+        """The opacity of a particle's NeRF.
+
+        Args:
+            index: Of the particle.
+            cameras: B cameras of S x S pixels.
+
+        Returns:
+            (B, S, S, 1) in [0, 1].
+        """
+        nerf, size = self.nerfs[index], cameras.resolution
+        return nerf.renderer(nerf.field, *cameras.rays()).opacity.view(len(cameras), size, size, 1)
 
     @torch.no_grad()
-    def picture(self, index: int, cameras: dict) -> Tensor:
-        """Colour and normal side by side, (S, 2 S, 3) in [0, 1], of one camera."""
+    def picture(self, index: int, cameras: Cameras) -> Tensor:
+        """Colour and normal side by side, without gradients.
+
+        Args:
+            index: Of the particle.
+            cameras: One camera, of S x S pixels.
+
+        Returns:
+            (S, 2 S, 3) in [0, 1].
+        """
         return self.side_by_side(self.render(index, cameras))
 
     def side_by_side(self, out: MeshRender) -> Tensor:
-        """Colour and normal of the first render, (S, 2 S, 3) in [0, 1]."""
-        behind = (1 - out.coverage) * self.eval_background
-        return torch.cat([out.colour[0] + behind[0], 0.5 * (out.normal + out.coverage)[0] + behind[0]], 1)
+        """Colour and normal of one camera's render.
 
-    def validation_step(self, batch: dict, _: int) -> None:
-        for i, strip in enumerate(self.strips):
+        Args:
+            out: The render, (1, S, S, ...).
+
+        Returns:
+            (S, 2 S, 3) in [0, 1].
+        """
+        background = (1 - out.coverage) * self.eval_background  # (1, S, S, 1)
+        return torch.cat([out.colour[0] + background[0], 0.5 * (out.normal + out.coverage)[0] + background[0]], 1)
+
+    @override
+    def validation_step(self, batch: Cameras, _: int) -> None:
+        ious = torch.zeros(self.order.n, device=self.device)
+        for i, strip in self.strips.items():
             out = self.render(i, batch)
-            strip.append(self.side_by_side(out))
-            iou = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
-            self.log(f"val/iou{i}", iou, batch_size=1)
+            strip.append(to_uint8(self.side_by_side(out)))
+            ious[i] = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
+        ious = self.trainer.strategy.reduce(ious, reduce_op="sum")  # each rank has its own particles
+        self.log_validation({f"val/iou{i}": iou for i, iou in enumerate(ious)})
 
+    @override
     def on_fit_end(self) -> None:
-        for i, (surface, nerf) in enumerate(zip(self.particles, self.nerfs, strict=True)):
-            mesh, (orbit, size) = solid_mesh(surface), self.start
+        for i in self.order.rendered:
+            mesh, nerf, (orbit, size) = solid_mesh(self.particles[i]), self.nerfs[i], self.start
             iou = intersection_over_union(
                 mesh_mask(mesh, orbit, size), field_mask(nerf.field, nerf.renderer, orbit, size)
             )
             count, closed = mesh.components()[0], "watertight" if mesh.is_watertight else "not watertight"
-            self.say(f"particle {i}: {len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}")
+            words = f"{len(mesh.faces)} faces, bodies: {count}, {closed}, silhouette IoU {iou:.3f}"
+            print(f"particle {i}: {words}", flush=True)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["vsd"]["resolution"] = self.resolution  # for the stage that goes on from here
+        checkpoint["vsd"]["resolution"] = self.resolution  # for the stage that starts from this one

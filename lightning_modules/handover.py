@@ -17,7 +17,7 @@ from scene.tetrahedra import DMTet
 
 
 def _load(run: str, key: str, stage: str, word: str, count: int) -> dict:
-    """The checkpoint of a run of `count` particles."""
+    """The checkpoint of a run that must have `count` particles; word: of its stage in a folder of `dream`."""
     path = Path(run).expanduser().absolute()
     if path.is_dir():
         path = (path / word if (path / DREAM).exists() else path) / LAST
@@ -35,7 +35,16 @@ def _particle(checkpoint: dict, index: int) -> dict:
 
 
 def load_nerfs(run: str, count: int, key: str = "model.nerf") -> list[NerfParticle]:
-    """The particles of a run of the NeRF stage, frozen; InputError names the key."""
+    """Loads the particles of a run of the NeRF stage, frozen.
+
+    Args:
+        run: Run folder, folder of `dream`, or checkpoint.
+        count: Particles that it must have.
+        key: The option that names the run, for errors.
+
+    Raises:
+        InputError: There is no such checkpoint, or it has another number of particles.
+    """
     checkpoint = _load(run, key, "NerfStage", "nerf", count)
     particles = []
     for i in range(count):
@@ -46,7 +55,16 @@ def load_nerfs(run: str, count: int, key: str = "model.nerf") -> list[NerfPartic
 
 
 def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]:
-    """The meshes of a run of the geometry stage, one solid body or few, without crumbs; InputError names the key."""
+    """Loads the meshes of a run of the geometry stage, solid and without floaters (see scene.solids).
+
+    Args:
+        run: Run folder, folder of `dream`, or checkpoint.
+        count: Particles that it must have.
+        key: The option that names the run, for errors.
+
+    Raises:
+        InputError: There is no such checkpoint, or it has another number of particles.
+    """
     checkpoint = _load(run, key, "GeometryStage", "geometry", count)
     meshes = []
     for i in range(count):
@@ -57,7 +75,18 @@ def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]
 
 
 def first_surface(nerf: NerfParticle, index: int, resolution: int, orbit: Orbit, size: int) -> Start:
-    """The surface of a particle's NeRF, see from_field; InputError where it has none."""
+    """The surface of a particle's NeRF (see scene.iso_surface.from_field).
+
+    Args:
+        nerf: The particle.
+        index: Its number, for errors.
+        resolution: Cells of the tetrahedral grid along an axis.
+        orbit: Cameras of the silhouettes by which the density threshold is chosen.
+        size: Pixels of a silhouette's side.
+
+    Raises:
+        InputError: The NeRF has no surface.
+    """
     try:
         return from_field(nerf.field, nerf.renderer, resolution, orbit, size)
     except NoSurface as error:

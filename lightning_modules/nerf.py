@@ -1,7 +1,7 @@
 """The NeRF stage: particles are radiance fields, g(theta, c) is their volume rendering.
 
-A step moves m particles; the batch's cameras are dealt out to them evenly. Pictures in the run folder: after every
-validation a strip a particle (colour, normal, depth, opacity), at the end a turntable.
+A step moves m particles, among which the batch's cameras are divided evenly. Pictures in the run folder: after every
+validation one strip per particle (colour, normal, depth, opacity), at the end a turntable.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,9 +9,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
-from scene.cameras import pixel_rays
+from lightning_modules.object_stage import ObjectStage, field_optimizer, require_fraction
+from scene.cameras import Cameras
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
 from scene.volume_rendering import VolumeRender, VolumeRenderer
@@ -21,8 +22,17 @@ from scene.volume_rendering import VolumeRender, VolumeRenderer
 class FieldSettings:
     """The radiance field of a particle and its renderer.
 
-    encoding: "hash", ProlificDreamer's grid of 12.6 M parameters, or "dense", which a CPU renders several times faster;
-    the others: see RadianceField and VolumeRenderer.
+    Args:
+        encoding: "hash", ProlificDreamer's grid of 12.6 M parameters, or "dense", which a CPU renders several times
+            faster.
+        bound: Half the side of the cube that the field fills, world units.
+        hidden: Width of the network behind the encoding.
+        initialisation: Density to start from: "object", a blob; "scene", a hollow; "object-in-scene", both; "none".
+        strength: Height of the initial density.
+        radius: Of the initial blob, world units.
+        occupancy: Cells of the occupancy grid along an axis.
+        samples: Intervals of a ray along the cube's diagonal.
+        max_samples: Largest number of samples of a render, beyond which the intervals get longer.
     """
 
     encoding: Literal["hash", "dense"] = "hash"
@@ -40,8 +50,11 @@ class FieldSettings:
 class Regularisers:
     """Weights of the losses beside the guidance's; 0 switches one off.
 
-    sparsity: mean sqrt(opacity^2 + 0.01), until opaque_from, as in threestudio; opaque: binary entropy of the opacity,
-    from step opaque_from on; entropy: mean binary entropy (bits) of the samples' weights, as in the paper's code.
+    Args:
+        sparsity: Of the mean of sqrt(opacity^2 + 0.01), until opaque_from, as in threestudio.
+        opaque: Of the opacity's mean binary entropy (nats), from step opaque_from on.
+        opaque_from: The particle's step at which opaque takes over from sparsity.
+        entropy: Of the mean binary entropy (bits) of the samples' weights, as in ProlificDreamer's code.
     """
 
     sparsity: float = 0.0
@@ -51,7 +64,11 @@ class Regularisers:
 
 
 class NerfParticle(nn.Module):
-    """One theta: field, background, and the occupancy grid of its own."""
+    """One theta: field, background, and its own occupancy grid.
+
+    Args:
+        settings: Of the field and its renderer.
+    """
 
     def __init__(self, settings: FieldSettings):
         super().__init__()
@@ -69,10 +86,26 @@ class NerfParticle(nn.Module):
 class NerfStage(ObjectStage):
     """Distills radiance fields.
 
-    particles: n; particles_per_step: m; field: of each; lr_encoding, lr_network, lr_background: Adam's, betas 0.9 and
-    0.99, eps 1e-15; lr_decay: the factor to which the learning rates fall, exponentially, by the trainer's last step,
-    which averages the noise of the guidance away; random_background: share of the views over one random plain colour,
-    the others over the learned background; eval_background: grey of pictures, None for the learned background.
+    Adam has betas 0.9 and 0.99, eps 1e-15.
+
+    Args:
+        particles: Number of particles, n >= 1.
+        particles_per_step: Particles that a step moves, m in 1 ... n.
+        field: The radiance field of each particle.
+        losses: Weights of the regularisers.
+        lr_encoding: Learning rate of the fields' encodings.
+        lr_network: Learning rate of the fields' networks.
+        lr_background: Learning rate of the learned backgrounds.
+        lr_decay: Factor in (0, 1] to which the learning rates fall, exponentially, by the trainer's last step; it
+            averages the noise of the guidance away.
+        random_background: Probability in [0, 1] that a view has one random plain colour behind the object, else the
+            learned background.
+        eval_background: Grey in [0, 1] of pictures, None for the learned background.
+        seed: Of the start, the particles' order and everything drawn in training, >= 0.
+
+    Raises:
+        InputError: An option is impossible.
+
     Source: ProlificDreamer, tables of the appendix and its code.
     """
 
@@ -91,12 +124,13 @@ class NerfStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_share("model.random_background", random_background)
+        require_fraction("model.random_background", random_background)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay = lr_decay
         self.random_background, self.eval_background = random_background, eval_background
 
+    @override
     def configure_model(self) -> None:
         if hasattr(self, "particles"):
             return
@@ -105,40 +139,57 @@ class NerfStage(ObjectStage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
-        self.say_backends(self.field_settings.encoding, meshes=False)
+        self.print_backends(self.field_settings.encoding, meshes=False)
 
+    @override
     def configure_optimizers(self) -> dict:
         return field_optimizer(self)
 
     def render(
-        self, particle: NerfParticle, cameras: dict, generator: torch.Generator | None = None, normals: bool = False
+        self, particle: NerfParticle, cameras: Cameras, generator: torch.Generator | None = None, normals: bool = False
     ) -> tuple[VolumeRender, Tensor]:
-        """The render of B cameras, and its ray directions (B H W, 3). generator: shifts samples along their rays."""
-        origins, directions = pixel_rays(cameras["camera_to_world"], cameras["fovy"], cameras["resolution"])
+        """Renders a particle.
+
+        Args:
+            particle: What is seen.
+            cameras: B cameras of S x S pixels.
+            generator: Draws the shifts of the samples along their rays, None for no shift.
+            normals: Whether normals are rendered too.
+
+        Returns:
+            The render of all R = B S^2 rays, and their directions (R, 3).
+        """
+        origins, directions = cameras.rays()  # (R, 3)
         jitter = None
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=self.device)
         return particle.renderer(particle.field, origins, directions, jitter, normals), directions
 
-    def training_step(self, batch: dict, _: int) -> Tensor:
-        dealt, made = self.deal(batch)
-        size, generator = batch["resolution"], self.generator()
+    @override
+    def training_step(self, batch: Cameras, _: int) -> Tensor:
+        assigned, particle_step = self.assign_cameras(batch)
+        size, generator = batch.resolution, self.generator()
         images, penalties = [], []
-        for index, cameras in dealt:
+        for index, cameras in assigned:
             particle = self.particles[index]
-            particle.renderer.update(made, particle.field, self.seed + index)
+            particle.renderer.update(particle_step, particle.field, self.seed + index)
             out, directions = self.render(particle, cameras, generator)
-            views = len(cameras["fovy"])
-            behind = self.behind(particle.background, directions, views, generator)
-            images.append((out.rgb + (1 - out.opacity) * behind).view(views, size, size, 3))
-            penalties.append(self.penalty(out, made))
-        loss = self.guide(torch.cat(images), batch, made)
+            views = len(cameras)
+            background = self.background_colors(particle.background, directions, views, generator)  # (R, 3)
+            images.append((out.rgb + (1 - out.opacity) * background).view(views, size, size, 3))
+            penalties.append(self.penalty(out, particle_step))
+        loss = self.guide(torch.cat(images), batch, particle_step)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
 
     def penalty(self, out: VolumeRender, step: int) -> Tensor:
-        """The weighted sum of the regularisers at a particle's step."""
+        """The weighted sum of the regularisers.
+
+        Args:
+            out: A particle's render.
+            step: Steps that the particle has made.
+        """
         weights = self.losses
         total = out.opacity.sum() * 0
         if weights.sparsity and step < weights.opaque_from:
@@ -150,22 +201,31 @@ class NerfStage(ObjectStage):
         return total
 
     @torch.no_grad()
-    def picture(self, index: int, cameras: dict) -> Tensor:
-        """Colour, normal, depth and opacity side by side, (H, 4 W, 3) in [0, 1], of one camera."""
-        particle, size = self.particles[index], cameras["resolution"]
+    def picture(self, index: int, cameras: Cameras) -> Tensor:
+        """Colour, normal, depth and opacity side by side, without gradients.
+
+        Args:
+            index: Of the particle.
+            cameras: One camera, of S x S pixels.
+
+        Returns:
+            (S, 4 S, 3) in [0, 1]; near surfaces have a bright depth.
+        """
+        particle, size = self.particles[index], cameras.resolution
         out, directions = self.render(particle, cameras, normals=True)
-        behind = particle.background(directions) if self.eval_background is None else self.eval_background
-        colour = out.rgb + (1 - out.opacity) * behind
-        normal = 0.5 * (out.normal + 1) * out.opacity + (1 - out.opacity)
-        distance = cameras["distance"].item()
+        background = particle.background(directions) if self.eval_background is None else self.eval_background
+        colour = out.rgb + (1 - out.opacity) * background  # (S^2, 3)
+        normal = 0.5 * (out.normal + 1) * out.opacity + (1 - out.opacity)  # (S^2, 3)
+        distance = cameras.distance.item()
         reach = 3**0.5 * particle.renderer.bound
-        near = (distance + reach - out.depth / out.opacity.clamp(min=1e-6)) / (2 * reach) * out.opacity
+        near = (distance + reach - out.depth / out.opacity.clamp(min=1e-6)) / (2 * reach) * out.opacity  # (S^2, 1)
         columns = [colour, normal, near.expand(-1, 3), out.opacity.expand(-1, 3)]
         return torch.cat([c.view(size, size, 3) for c in columns], 1)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["vsd"]["field"] = asdict(self.field_settings)  # for the stages that go on from here
+        checkpoint["vsd"]["field"] = asdict(self.field_settings)  # for the stages that start from this one
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -1,116 +1,196 @@
-"""What the stages of 3D particles share: views dealt out to particles, guidance, validation strips, turntables.
+"""What the stages of 3D particles have in common: cameras per particle, guidance, validation strips, turntables.
 
-A picture of a particle is squares side by side, (H, k H, 3), the first two of them colour and normal.
+A picture of a particle is a row of squares, (H, k H, 3), the first two of them colour and normal. `vsd predict` writes
+the colours alone that the cameras of the datamodule's predict_dataloader see, predict/particleN/FRAME.png and
+predict/particleN.mp4.
 """
-
-from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from common.errors import InputError
-from lightning_modules.run.pictures import contact_sheet
+from common.pixels import to_uint8
+from lightning_modules.run.pictures import contact_sheet, save_picture, save_video
 from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
+from scene.cameras import Cameras
 from vsd.views import View
 
 
 class ObjectStage(Stage):
-    """A stage whose particles are seen by cameras (see datamodules.random_cameras for a batch of them)."""
+    """A stage whose particles are seen by cameras, of which the datamodule gives a batch per step.
+
+    Args:
+        particles: Number of particles, n >= 1.
+        particles_per_step: Particles that a step moves, m in 1 ... n.
+        seed: Of the particles' order and of what the stage draws, >= 0.
+
+    Raises:
+        InputError: n or m is impossible.
+    """
 
     particles: nn.ModuleList
+    random_background: float
 
-    @abstractmethod
-    def picture(self, index: int, cameras: dict) -> Tensor:
-        """The particle of an index seen by one camera, (H, k H, 3) in [0, 1], without gradients."""
+    def picture(self, index: int, cameras: Cameras) -> Tensor:
+        """Renders a particle for people, without gradients.
 
-    def say(self, words: str) -> None:
-        """Prints a line, once for all ranks."""
-        if self.trainer.is_global_zero:
-            print(words, flush=True)
+        Args:
+            index: Of the particle.
+            cameras: One camera, of H x H pixels.
 
-    def say_backends(self, encoding: str, meshes: bool) -> None:
-        """Prints what runs the fields of an encoding, and the meshes, if the stage has any."""
+        Returns:
+            (H, k H, 3) in [0, 1].
+        """
+        raise NotImplementedError
+
+    def print_backends(self, encoding: str, meshes: bool) -> None:
+        """Prints the backends that the stage runs on. All ranks must call it.
+
+        Args:
+            encoding: Of the particles' fields, "hash" or "dense".
+            meshes: Whether the stage renders meshes.
+        """
         device = self.trainer.strategy.root_device
         if self.trainer.is_global_zero:
             grid = hashgrid.backend(device) if encoding == "hash" else "torch"
             marching = volume_rendering.backend(device)
-            self.say(f"backends: {encoding} grid {grid}, marching {marching}" + (", rasteriser warp" if meshes else ""))
+            rasteriser = ", rasteriser warp" if meshes else ""
+            self.print_rank_zero(f"backends: {encoding} grid {grid}, marching {marching}{rasteriser}")
         self.trainer.strategy.barrier()  # rank zero may just have compiled what the others load
 
-    def deal(self, batch: dict) -> tuple[list[tuple[int, dict]], int]:
-        """The particles that this step moves, each with its share of the cameras, and how many steps they have made."""
-        chosen, made = self.order(self.global_step)
-        views = len(batch["fovy"])
-        if views % len(chosen):
+    def assign_cameras(self, batch: Cameras) -> tuple[list[tuple[int, Cameras]], int]:
+        """Divides a batch evenly among the particles that this step moves.
+
+        Args:
+            batch: B cameras, B a multiple of the number of particles.
+
+        Returns:
+            Index and cameras of every particle, and how many steps each of them has made.
+
+        Raises:
+            InputError: The batch cannot be divided evenly.
+        """
+        chosen, particle_step = self.order(self.global_step)
+        if len(batch) % len(chosen):
             raise InputError(
-                f"data.milestones: {views} views cannot be dealt out evenly to {len(chosen)} particles a step; "
+                f"data.milestones: {len(batch)} views cannot be divided evenly among {len(chosen)} particles per step; "
                 "make batch_size a multiple of model.particles_per_step"
             )
-        share = views // len(chosen)
-        parts = [slice(k * share, (k + 1) * share) for k in range(len(chosen))]
-        shares = [{key: v if key == "resolution" else v[part] for key, v in batch.items()} for part in parts]
-        return list(zip(chosen, shares, strict=True)), made
+        views = len(batch) // len(chosen)
+        return [(index, batch[k * views : (k + 1) * views]) for k, index in enumerate(chosen)], particle_step
 
-    def behind(self, background: nn.Module, directions: Tensor, views: int, generator: torch.Generator) -> Tensor:
-        """What is behind the object on the rays (R, 3) of some views, (R, 3): a random plain colour or the learned one.
+    def background_colors(
+        self, background: nn.Module, directions: Tensor, views: int, generator: torch.Generator
+    ) -> Tensor:
+        """Draws the colour behind the object: for every view the learned background or one random plain colour.
 
-        The share of the plain ones is the stage's random_background.
+        A view is plain with the probability `random_background` of the stage.
+
+        Args:
+            background: The learned one, from directions (R, 3) to colours (R, 3).
+            directions: Of the views' rays, (R, 3), view by view.
+            views: Number of views, B.
+            generator: Of the random numbers.
+
+        Returns:
+            Colours (R, 3) in [0, 1].
         """
-        learned = background(directions).view(views, -1, 3)
+        learned = background(directions).view(views, -1, 3)  # (B, R / B, 3)
         plain = torch.rand(views, 1, 3, generator=generator, device=self.device)
         use_plain = torch.rand(views, 1, 1, generator=generator, device=self.device) < self.random_background
         return torch.where(use_plain, plain, learned).reshape(-1, 3)
 
-    def guide(self, images: Tensor, batch: dict, made: int) -> Tensor:
+    def guide(self, images: Tensor, batch: Cameras, particle_step: int) -> Tensor:
         """The sum of the guidances' losses for renders.
 
         Args:
             images: (B, H, W, 3) in [0, 1].
-            batch: The cameras of the renders.
-            made: How many steps their particles have finished.
+            batch: The B cameras that see them.
+            particle_step: How many steps their particles have finished.
 
         Returns:
             A scalar.
         """
         pictures = 2 * images.permute(0, 3, 1, 2) - 1  # (B, 3, H, W)
-        view = View(batch["camera_to_world"], batch["azimuth"], batch["elevation"])
-        steps = torch.full((len(images),), made)
+        view = View(batch.camera_to_world, batch.azimuth, batch.elevation)
+        steps = torch.full((len(images),), particle_step)
         return torch.stack([guidance.particle_loss(pictures, view, steps) for guidance in self.guidances]).sum()
 
-    def see(self, cameras: dict) -> None:
-        """Adds a picture of every particle to its strip."""
-        for index, strip in enumerate(self.strips):
-            strip.append(self.picture(index, cameras))
+    def render_strips(self, cameras: Cameras) -> None:
+        """Adds a picture of every particle that this rank renders to its strip, on the CPU.
 
+        Args:
+            cameras: One camera.
+        """
+        for index, strip in self.strips.items():
+            strip.append(to_uint8(self.picture(index, cameras)))
+
+    @override
     def on_validation_epoch_start(self) -> None:
-        self.strips: list[list[Tensor]] = [[] for _ in self.particles]
+        self.strips: dict[int, list[Tensor]] = {i: [] for i in self.order.rendered}
 
-    def validation_step(self, batch: dict, _: int) -> None:
-        self.see(batch)
+    @override
+    def validation_step(self, batch: Cameras, _: int) -> None:
+        self.render_strips(batch)
 
+    @override
     def on_validation_epoch_end(self) -> None:
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            for i, strip in enumerate(self.strips):
-                name = f"validation/particle{i}-step{self.global_step:06d}.png"
-                self.keep_picture(f"validation/particle{i}", torch.cat(strip), name)
+        if self.trainer.sanity_checking:
+            return
+        names = {i: f"validation/particle{i}-step{self.trained_steps:06d}.png" for i in range(self.order.n)}
+        for i, strip in self.strips.items():
+            save_picture(torch.cat(strip), self.run_folder / names[i])
+        self.trainer.strategy.barrier()  # the first rank shows what all have written
+        for i, name in names.items():
+            self.show(f"validation/particle{i}", name)
 
+    @override
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: dict, index: int) -> None:
-        self.see(batch)
+    @override
+    def test_step(self, batch: Cameras, index: int) -> None:
+        self.render_strips(batch)
 
+    @override
     def on_test_epoch_end(self) -> None:
-        if self.trainer.is_global_zero:
-            for i, frames in enumerate(self.strips):
-                self.keep_video(f"turntable/particle{i}", torch.stack(frames), f"turntable-particle{i}.mp4")
-                sides = [frame[:, : 2 * len(frame)] for frame in frames]  # colour and normal
-                self.keep_picture(f"contact/particle{i}", contact_sheet(sides, 2), f"contact-particle{i}.png")
+        for i, frames in self.strips.items():
+            save_video(torch.stack(frames), self.run_folder / f"turntable-particle{i}.mp4")
+            sides = [frame[:, : 2 * len(frame)] for frame in frames]  # colour and normal
+            save_picture(contact_sheet(sides, 2), self.run_folder / f"contact-particle{i}.png")
+        self.trainer.strategy.barrier()
+        for i in range(self.order.n):
+            self.show(f"turntable/particle{i}", f"turntable-particle{i}.mp4")
+            self.show(f"contact/particle{i}", f"contact-particle{i}.png")
+
+    @override
+    def on_predict_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    @override
+    def predict_step(self, batch: Cameras, index: int) -> None:
+        for i, frames in self.strips.items():
+            frames.append(to_uint8(self.picture(i, batch)[:, : batch.resolution]))  # the colour
+            save_picture(frames[-1], self.run_folder / f"predict/particle{i}/{index:04d}.png")
+
+    @override
+    def on_predict_epoch_end(self) -> None:
+        for i, frames in self.strips.items():
+            save_video(torch.stack(frames), self.run_folder / f"predict/particle{i}.mp4")
 
 
-def require_share(key: str, value: float) -> None:
-    """InputError where the value of a key is not in [0, 1]."""
+def require_fraction(key: str, value: float) -> None:
+    """Checks that an option is in [0, 1].
+
+    Args:
+        key: Of the option.
+        value: Its value.
+
+    Raises:
+        InputError: It is not.
+    """
     if not 0 <= value <= 1:
         raise InputError(f"{key}: {value:g} is not in [0, 1]")
 
@@ -118,8 +198,15 @@ def require_share(key: str, value: float) -> None:
 def field_optimizer(stage: ObjectStage) -> dict:
     """Adam, betas 0.9 and 0.99, eps 1e-15, over the fields and backgrounds of a stage's particles.
 
-    The stage has lr_encoding, lr_network, lr_background, and lr_decay, the factor to which all of them fall,
-    exponentially, by the trainer's last step.
+    Args:
+        stage: Has lr_encoding, lr_network, lr_background, and lr_decay, the factor to which all of them fall,
+            exponentially, by the trainer's last step.
+
+    Returns:
+        Optimizer and scheduler as Lightning takes them.
+
+    Raises:
+        InputError: lr_decay is not in (0, 1].
     """
     if not 0 < stage.lr_decay <= 1:
         raise InputError(f"model.lr_decay: {stage.lr_decay:g} is not in (0, 1]")

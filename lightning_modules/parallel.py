@@ -1,8 +1,8 @@
 """Particle parallelism: every rank moves particles of its own, and all ranks train one score network.
 
 Every rank holds all n particles of a stage but moves only its own. Where there are more ranks than particles, the ranks
-of a particle average its gradient. The others' particles are handed out before a checkpoint is written and before
-pictures are made, so that a checkpoint holds everything and goes on with any number of ranks.
+of a particle average its gradient. Particles are broadcast before a checkpoint is written and before pictures are
+rendered, so that a checkpoint holds everything and any number of ranks can resume from it.
 """
 
 import torch
@@ -14,22 +14,27 @@ from common.ranks import average
 
 
 class ParticleParallelStrategy(DDPStrategy):
-    """Lightning's DDP without its wrapper, which would make all particles alike. The command `vsd` picks it by itself.
+    """Lightning's DDP without its wrapper, which would make all particles equal.
 
-    The stage's particles must be the same on all ranks at the start (stages seed them).
+    The command `vsd` picks it where there are several devices. The stage's particles must be the same on all ranks at
+    the start (stages seed them). Options are those of DDPStrategy.
     """
 
-    handed_out = -1  # the trainer's step at which all ranks last had everything
+    broadcast_step = -1  # the trainer's step of the last broadcast
 
     def configure_ddp(self) -> None:
-        """Leaves the stage as it is, and makes the groups of ranks that share a particle."""
+        """Leaves the stage unwrapped, and creates the groups of ranks that train the same particle."""
         n, world = self.lightning_module.order.n, self.world_size
-        # Every rank must make every group.
+        # Every rank must create every group.
         groups = [dist.new_group(list(range(i, world, n))) for i in range(n)] if world > n else []
         self.sharing = groups[self.global_rank % n] if groups else None
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Averages the gradient of a particle that ranks share."""
+        """Averages the gradient of a particle over the ranks that train it.
+
+        Args:
+            closure_loss: Of this rank; not used.
+        """
         if self.sharing is not None:
             stage = self.lightning_module
             parameters = [t for i in stage.order.own for t in stage.particle_tensors(i) if t.requires_grad]
@@ -39,12 +44,15 @@ class ParticleParallelStrategy(DDPStrategy):
             average([parameter.grad for parameter in parameters], self.sharing)
 
     @torch.no_grad()
-    def hand_out(self) -> None:
-        """Brings every particle and its optimizer's state from its first rank to all others, once a step."""
+    def broadcast_particles(self) -> None:
+        """Copies every particle and its optimizer state from its first rank to all others, once per step.
+
+        All ranks must call it.
+        """
         stage = self.lightning_module
-        if self.handed_out == stage.global_step:
+        if self.broadcast_step == stage.global_step:
             return  # a checkpoint, a validation and the end of training often share a step
-        self.handed_out = stage.global_step
+        self.broadcast_step = stage.global_step
         for index in range(stage.order.n):
             tensors = stage.particle_tensors(index)
             owner = index % self.world_size
@@ -65,15 +73,9 @@ class ParticleParallelStrategy(DDPStrategy):
                         optimizer.state[tensor] = {k: v.to(tensor.device) if v.dim() else v for k, v in state.items()}
 
     def lightning_module_state_dict(self) -> dict:
-        """As it is in a checkpoint: with all particles up to date. All ranks must call it, as Lightning does."""
-        self.hand_out()
+        """The stage's state with all particles up to date. All ranks must call it, as Lightning does."""
+        self.broadcast_particles()
         return super().lightning_module_state_dict()
-
-    def on_validation_start(self) -> None:
-        self.hand_out()
-
-    def on_train_end(self) -> None:
-        self.hand_out()
 
 
 def _on_cpu(state: dict | None) -> dict:

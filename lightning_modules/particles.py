@@ -1,4 +1,4 @@
-"""Which particles a step moves."""
+"""Which particles a step of the trainer moves."""
 
 import numpy as np
 
@@ -6,10 +6,18 @@ from common.errors import InputError
 
 
 class RoundRobin:
-    """m of n particles a step, shuffled anew every round, so that all particles make equally many steps.
+    """Picks m of n particles per step, shuffled anew every round, so that all particles make equally many steps.
 
     A round moves every particle of a rank once; where m does not divide their number, the last step of a round moves
     fewer.
+
+    Args:
+        n: Number of particles, >= 1.
+        m: Particles that a step moves, in 1 ... n.
+        seed: Of the order, >= 0.
+
+    Raises:
+        InputError: n or m is impossible.
     """
 
     def __init__(self, n: int, m: int, seed: int = 0):
@@ -19,16 +27,25 @@ class RoundRobin:
             raise InputError(f"model.particles_per_step: {m} is not in 1 ... {n}, the number of particles")
         self.n, self.m, self.seed = n, m, seed
         self.start = 0, 0  # a trainer's step with which a round began, and how many rounds were before
-        self.of_rank(0, 1)
+        self.set_rank(0, 1)
 
-    def of_rank(self, rank: int, world: int) -> None:
-        """From now on, the particles of one of several ranks; InputError where they cannot be dealt out evenly."""
+    def set_rank(self, rank: int, world: int) -> None:
+        """Restricts the order to the particles of one of several ranks.
+
+        Args:
+            rank: Of this process, in 0 ... world - 1.
+            world: Number of ranks.
+
+        Raises:
+            InputError: The particles cannot be distributed evenly over the ranks.
+        """
         if self.n % world and world % self.n:
             raise InputError(
-                f"model.particles: {self.n} cannot be dealt out evenly to {world} devices; make one of the numbers a "
-                "multiple of the other"
+                f"model.particles: {self.n} cannot be distributed evenly over {world} devices; make one of the numbers "
+                "a multiple of the other"
             )
         self.own = [i for i in range(self.n) if i % world == rank % self.n]
+        self.rendered = [i for i in self.own if i % world == rank]  # by this rank alone, also where several train one
         if self.m > len(self.own):
             raise InputError(
                 f"model.particles_per_step: {self.m} is more than the {len(self.own)} of {self.n} particles that each "
@@ -37,18 +54,40 @@ class RoundRobin:
         self.steps_per_round = -(-len(self.own) // self.m)
 
     def state(self) -> dict:
-        """What `go_on` needs."""
+        """Plain values, for a checkpoint, from which `resume` continues."""
         return {"start": list(self.start), "steps_per_round": self.steps_per_round}
 
-    def go_on(self, state: dict, step: int) -> None:
-        """Goes on at a trainer's step; a round that another number of ranks has begun counts as whole."""
+    def resume(self, state: dict, step: int) -> None:
+        """Continues the order of a checkpoint.
+
+        Args:
+            state: Of `state`.
+            step: The trainer's step at which the run resumes. A round that another number of ranks has begun counts
+                as finished.
+        """
         self.start = tuple(state["start"])
         if state["steps_per_round"] != self.steps_per_round:
             first, before = self.start
             self.start = step, before + -(-(step - first) // state["steps_per_round"])
 
+    def step_after(self, rounds: int) -> int:
+        """The trainer's step before which every particle of this rank has made so many steps.
+
+        Args:
+            rounds: Steps of each particle, no fewer than at the start or the last `resume`.
+        """
+        first, before = self.start
+        return first + (rounds - before) * self.steps_per_round
+
     def __call__(self, step: int) -> tuple[list[int], int]:
-        """The particles of a trainer's step, and how many steps each of them has made before."""
+        """The particles of a step.
+
+        Args:
+            step: The trainer's.
+
+        Returns:
+            Indices of the particles, and how many steps each of them has made before.
+        """
         first, before = self.start
         done, part = divmod(step - first, self.steps_per_round)
         order = np.random.default_rng([self.seed, before + done]).permutation(self.own)

@@ -1,24 +1,33 @@
-"""What the stages share: particles, guidances, the run folder and the pictures in it."""
+"""What all stages have in common: particles, guidances, the run folder and the pictures in it."""
 
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from typing_extensions import override
 
 from common.errors import InputError
 from common.randomness import generator
+from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
-from lightning_modules.run.loggers import show_picture, show_video
-from lightning_modules.run.pictures import save_picture, save_video
+from lightning_modules.run.loggers import MetricsFile, show_picture, show_video
+from lightning_modules.run.pictures import save_picture
 from vsd.guidance import VSDGuidance
 
 
 class Stage(pl.LightningModule):
-    """A stage of n particles of which m move a step, guided by the VSDGuidance callbacks among the trainer's.
+    """A stage of n particles of which m move per step, guided by the VSDGuidance callbacks among the trainer's.
 
-    particles: n; particles_per_step: m; seed: of the order and of what the stage draws.
+    Args:
+        particles: Number of particles, n >= 1.
+        particles_per_step: Particles that a step moves, m in 1 ... n.
+        seed: Of the particles' order and of what the stage draws, >= 0.
+
+    Raises:
+        InputError: n or m is impossible.
     """
 
     def __init__(self, particles: int, particles_per_step: int, seed: int):
@@ -26,40 +35,133 @@ class Stage(pl.LightningModule):
         self.order = RoundRobin(particles, particles_per_step, seed)
         self.seed = seed
         self.guidances: list[VSDGuidance] = []
+        self.loaded_step = 0  # of the checkpoint that the particles come from
 
     def particle_tensors(self, index: int) -> list[Tensor]:
-        """The parameters and buffers of a particle, those of which a checkpoint is made."""
+        """The parameters and buffers of a particle that a checkpoint holds.
+
+        Args:
+            index: Of the particle.
+        """
         return list(self.particles[index].state_dict(keep_vars=True).values())
 
     def require_guidance(self) -> None:
-        """InputError where no callback has offered itself."""
+        """Checks that a callback has registered itself in `guidances`.
+
+        Raises:
+            InputError: There is none.
+        """
         if not self.guidances:
             raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
 
+    @override
     def setup(self, stage: str) -> None:
+        batches = self.trainer.accumulate_grad_batches
+        if stage == "fit" and batches != 1:
+            raise InputError(
+                f"trainer.accumulate_grad_batches: {batches}; a step of a stage is one batch, whose cameras and "
+                "particles are functions of the step; leave it at 1"
+            )
         # Ranks that are started on their own read the clock on their own.
         self.run_folder = Path(self.trainer.strategy.broadcast(self.trainer.default_root_dir))
-        self.order.of_rank(self.trainer.global_rank, self.trainer.world_size)
+        self.order.set_rank(self.trainer.global_rank, self.trainer.world_size)
 
-    def keep_picture(self, key: str, images: Tensor, name: str) -> None:
-        """Writes an image (H, W, 3) in [0, 1] into the run folder, and shows it in the loggers under `key`."""
-        save_picture(images, self.run_folder / name)
-        show_picture(self.loggers, key, self.run_folder / name, self.global_step)
+    @property
+    def trained_steps(self) -> int:
+        """Steps that the particles have been trained for; outside training, Lightning's global_step is 0."""
+        return max(self.global_step, self.loaded_step)
 
-    def keep_video(self, key: str, frames: Tensor, name: str) -> None:
-        """Writes frames (T, H, W, 3) in [0, 1] into the run folder, and shows the video in the loggers under `key`."""
-        save_video(frames, self.run_folder / name)
-        show_video(self.loggers, key, self.run_folder / name, self.global_step)
+    @override
+    def on_fit_start(self) -> None:
+        self.warn_of_cut_schedule()
 
+    def warn_of_cut_schedule(self) -> None:
+        """Prints a line where training ends before a particle has made all the steps of its guidance's schedule."""
+        end = self.trainer.max_steps
+        steps = max((guidance.timesteps.steps for guidance in self.guidances), default=0)
+        whole = self.order.step_after(steps)
+        if not 0 <= end < whole:
+            return
+        particles = f"each of {self.order.n} particles" if self.order.n > 1 else "the particle"
+        line = f"warning: trainer.max_steps: in {end} steps {particles} makes {self.order(end)[1]} of the {steps} "
+        line += f"steps of its schedule (timesteps.steps); all of them need --trainer.max_steps={whole}"
+        milestones = [m.step for m in getattr(self.trainer.datamodule, "milestones", []) if m.step > 0]
+        if milestones and self.order.steps_per_round > 1:
+            line += f", and the steps of data.milestones times {self.order.steps_per_round}"
+        for step in milestones:
+            if step >= end:
+                line += f"; the resolution of step {step} is not reached"
+        self.print_rank_zero(line)
+
+    @override
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.drop_from(self.global_step)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        # The strategy's own hook at the end of training comes after the stage's, which may show all particles.
+        if isinstance(self.trainer.strategy, ParticleParallelStrategy):
+            self.trainer.strategy.broadcast_particles()
+
+    def log_validation(self, metrics: dict[str, Tensor | float]) -> None:
+        """Logs means over the batches of validation, at the step that the particles have.
+
+        Args:
+            metrics: Values of one batch.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            metrics = metrics | {"step": float(self.trained_steps)}  # Lightning takes the step from here
+        self.log_dict(metrics, batch_size=1)
+
+    def print_rank_zero(self, line: str) -> None:
+        """Prints a line, once for all ranks.
+
+        Args:
+            line: What to print.
+        """
+        if self.trainer.is_global_zero:
+            print(line, flush=True)
+
+    def keep_picture(self, key: str, image: Tensor, name: str) -> None:
+        """Writes an image into the run folder and shows it in the loggers.
+
+        Args:
+            key: Its name in the loggers.
+            image: (H, W, 3) in [0, 1].
+            name: Path of the file below the run folder.
+        """
+        save_picture(image, self.run_folder / name)
+        self.show(key, name)
+
+    def show(self, key: str, name: str) -> None:
+        """Shows a picture or an MP4 video of the run folder in the loggers, on the first rank.
+
+        Args:
+            key: Its name in the loggers.
+            name: Path of the file below the run folder.
+        """
+        if self.trainer.is_global_zero:
+            show = show_video if name.endswith(".mp4") else show_picture
+            show(self.loggers, key, self.run_folder / name, self.trained_steps)
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         mark(checkpoint, self)
         checkpoint["vsd"]["rounds"] = self.order.state()
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         require_mark(checkpoint, type(self).__name__)
         require_weights(checkpoint["state_dict"], self)
-        self.order.go_on(checkpoint["vsd"]["rounds"], checkpoint["global_step"])
+        self.loaded_step = checkpoint["global_step"]
+        self.order.resume(checkpoint["vsd"]["rounds"], self.loaded_step)
 
     def generator(self, *stream: int) -> torch.Generator:
-        """A generator on the stage's device that is a function of (seed, rank, step) and the stream's numbers."""
+        """A generator on the stage's device, a function of (seed, rank, step) and the stream.
+
+        Args:
+            stream: Numbers that tell apart what is drawn in one step.
+        """
         return generator(self.device, self.seed, self.global_rank, self.global_step, *stream)

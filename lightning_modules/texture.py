@@ -6,11 +6,13 @@ them. When training ends, every particle is exported as mesh-particleN.glb, and 
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from common.errors import InputError
 from lightning_modules.handover import first_surface, load_meshes, load_nerfs
 from lightning_modules.nerf import NerfParticle
-from lightning_modules.object_stage import ObjectStage, field_optimizer, require_share
+from lightning_modules.object_stage import ObjectStage, field_optimizer, require_fraction
+from scene.cameras import Cameras
 from scene.export import write_glb, write_obj
 from scene.iso_surface import judging_cameras, mesh_mask
 from scene.mesh import Mesh, MeshError
@@ -23,7 +25,12 @@ SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surfac
 
 
 class TexturedMesh(nn.Module):
-    """One theta: the NeRF's field and background, seen on a fixed mesh."""
+    """One theta: the NeRF's field and background, seen on a fixed mesh.
+
+    Args:
+        mesh: The surface, which stays as it is.
+        nerf: Particle of the NeRF stage, whose field and background are trained.
+    """
 
     def __init__(self, mesh: Mesh, nerf: NerfParticle):
         super().__init__()
@@ -33,26 +40,49 @@ class TexturedMesh(nn.Module):
         self.seen: tuple[Mesh, RayCaster] | None = None
 
     def mesh(self) -> tuple[Mesh, RayCaster]:
-        """The mesh and its caster, made once for the device that it is on."""
+        """The mesh and its ray caster, built once per device."""
         if self.seen is None or self.seen[0].vertices.device != self.vertices.device:
             self.seen = Mesh(self.vertices, self.faces), RayCaster(self.vertices, self.faces)
         return self.seen
 
     def colour(self, points: Tensor) -> Tensor:
-        """Albedo (N, 3) at points (N, 3)."""
+        """Albedo on the surface.
+
+        Args:
+            points: (N, 3), world units.
+
+        Returns:
+            (N, 3) in [0, 1].
+        """
         return self.field(points)[1]
 
 
 class TextureStage(ObjectStage):
     """Distills textures.
 
-    nerf: run of the NeRF stage whose colours are inherited; geometry: run of the geometry stage whose surfaces are
-    textured, None for the surfaces that it would start from, of `resolution` cells; particles: n, as many as both have;
-    particles_per_step: m; inherit: start from the NeRF's colours, not from random ones; lr_encoding, lr_network,
-    lr_background: Adam's, betas 0.9 and 0.99, eps 1e-15; lr_decay: the factor to which the learning rates fall by the
-    trainer's last step; random_background: share of the views over one random plain colour, the others over the learned
-    background; eval_background: grey of pictures, None for the learned background; texture_size: texels of the exported
-    image's side. InputError for a surface that no camera sees, and where an export cannot be made.
+    Adam has betas 0.9 and 0.99, eps 1e-15.
+
+    Args:
+        nerf: Run of the NeRF stage whose colours are inherited: its folder, a folder of `dream`, or a checkpoint.
+        geometry: Run of the geometry stage whose surfaces are textured, named likewise; None for the surfaces from
+            which that stage would start.
+        particles: Number of particles, n >= 1, as many as both runs have.
+        particles_per_step: Particles that a step moves, m in 1 ... n.
+        resolution: Cells along an axis of the tetrahedral grid, where there is no run of the geometry stage.
+        inherit: Whether to start from the NeRF's colours, else from random ones.
+        lr_encoding: Learning rate of the fields' encodings.
+        lr_network: Learning rate of the fields' networks.
+        lr_background: Learning rate of the learned backgrounds.
+        lr_decay: Factor in (0, 1] to which the learning rates fall, exponentially, by the trainer's last step.
+        random_background: Probability in [0, 1] that a view has one random plain colour behind the object, else the
+            learned background.
+        eval_background: Grey in [0, 1] of pictures, None for the learned background.
+        texture_size: Texels of the exported image's side, >= 16.
+        seed: Of random colours, the particles' order and everything drawn in training, >= 0.
+
+    Raises:
+        InputError: An option is impossible, no camera sees a surface, or an export cannot be written.
+
     Source: ProlificDreamer, section 4.3 and its code.
     """
 
@@ -74,7 +104,7 @@ class TextureStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_share("model.random_background", random_background)
+        require_fraction("model.random_background", random_background)
         if texture_size < 16:
             raise InputError(f"model.texture_size: {texture_size} texels hold no texture; at least 16 are needed")
         self.nerf, self.geometry, self.resolution, self.inherit = nerf, geometry, resolution, inherit
@@ -82,13 +112,14 @@ class TextureStage(ObjectStage):
         self.lr_decay, self.random_background, self.eval_background = lr_decay, random_background, eval_background
         self.texture_size = texture_size
 
+    @override
     def configure_model(self) -> None:
         if hasattr(self, "particles"):
             return
         if self.trainer.training:
             self.require_guidance()
         nerfs = load_nerfs(self.nerf, self.order.n)
-        self.say_backends(nerfs[0].settings.encoding, meshes=True)
+        self.print_backends(nerfs[0].settings.encoding, meshes=True)
         if self.geometry is None:
             starts = [first_surface(nerf, i, self.resolution, *SEEN_BY) for i, nerf in enumerate(nerfs)]
             meshes = [solid_mesh(start.surface) for start in starts]
@@ -103,47 +134,67 @@ class TextureStage(ObjectStage):
                 nerfs = [NerfParticle(nerf.settings) for nerf in nerfs]
         self.particles = nn.ModuleList(TexturedMesh(*pair) for pair in zip(meshes, nerfs, strict=True))
 
+    @override
     def configure_optimizers(self) -> dict:
         return field_optimizer(self)
 
-    def render(self, index: int, cameras: dict) -> MeshRender:
-        """A particle seen by B cameras."""
+    def render(self, index: int, cameras: Cameras) -> MeshRender:
+        """Renders a particle.
+
+        Args:
+            index: Of the particle.
+            cameras: B cameras of S x S pixels.
+        """
         particle = self.particles[index]
         mesh, caster = particle.mesh()
-        return render_mesh(
-            mesh, cameras["camera_to_world"], cameras["fovy"], cameras["resolution"], particle.colour, caster
-        )
+        return render_mesh(mesh, cameras.camera_to_world, cameras.fovy, cameras.resolution, particle.colour, caster)
 
-    def training_step(self, batch: dict, _: int) -> Tensor:
-        dealt, made = self.deal(batch)
+    @override
+    def training_step(self, batch: Cameras, _: int) -> Tensor:
+        assigned, particle_step = self.assign_cameras(batch)
         generator = self.generator()
         images = []
-        for index, cameras in dealt:
+        for index, cameras in assigned:
             out = self.render(index, cameras)
-            background = self.particles[index].background
-            behind = self.behind(background, out.directions.reshape(-1, 3), len(out.colour), generator)
-            images.append(out.colour + (1 - out.coverage) * behind.view(out.colour.shape))
-        loss = self.guide(torch.cat(images), batch, made)
+            directions = out.directions.reshape(-1, 3)  # (B S^2, 3)
+            background = self.background_colors(self.particles[index].background, directions, len(cameras), generator)
+            images.append(out.colour + (1 - out.coverage) * background.view(out.colour.shape))
+        loss = self.guide(torch.cat(images), batch, particle_step)
         self.log("train/guidance", loss.detach(), prog_bar=True)
         return loss
 
     @torch.no_grad()
-    def picture(self, index: int, cameras: dict) -> Tensor:
-        """Colour and normal side by side, (S, 2 S, 3) in [0, 1], of one camera."""
-        out = self.render(index, cameras)
-        empty = (1 - out.coverage)[0]
-        behind = self.eval_background
-        if behind is None:
-            behind = self.particles[index].background(out.directions[0])
-        return torch.cat([out.colour[0] + empty * behind, 0.5 * (out.normal + out.coverage)[0] + empty], 1)
+    def picture(self, index: int, cameras: Cameras) -> Tensor:
+        """Colour and normal side by side, without gradients.
 
+        Args:
+            index: Of the particle.
+            cameras: One camera, of S x S pixels.
+
+        Returns:
+            (S, 2 S, 3) in [0, 1].
+        """
+        out = self.render(index, cameras)
+        empty = (1 - out.coverage)[0]  # (S, S, 1)
+        background = self.eval_background
+        if background is None:
+            background = self.particles[index].background(out.directions[0])
+        return torch.cat([out.colour[0] + empty * background, 0.5 * (out.normal + out.coverage)[0] + empty], 1)
+
+    @override
     def on_fit_end(self) -> None:
-        if self.trainer.is_global_zero:
-            for i in range(self.order.n):
-                self.export(i)
+        for i in self.order.rendered:
+            self.export(i)
 
     def export(self, index: int) -> None:
-        """Writes mesh-particleN.glb, .obj, .mtl and .png into the run folder."""
+        """Writes mesh-particleN.glb, .obj, .mtl and .png into the run folder.
+
+        Args:
+            index: N, of the particle.
+
+        Raises:
+            InputError: A file cannot be written.
+        """
         particle = self.particles[index]
         try:
             atlas = unwrap(particle.vertices, particle.faces, self.texture_size)

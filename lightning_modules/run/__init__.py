@@ -1,0 +1,1 @@
+"""What a run needs, whatever its stage: folder, configuration, checkpoints, signals, progress, loggers, pictures."""

@@ -1,4 +1,4 @@
-"""Checkpoints of stages: one file a run, replaced by rename, that says what wrote it.
+"""Checkpoints of stages: one file per run, replaced by rename, that says what wrote it.
 
 A checkpoint is Lightning's, plain tensors and Python values, with a marker: the format's version and the stage.
 """
@@ -12,11 +12,12 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from common.errors import InputError
 from lightning_modules.run.folder import LAST
 
-FORMAT = 3  # raise it when a checkpoint's content changes so that older ones do not load
+FORMAT = 4  # raise it when a checkpoint's content changes so that older ones do not load
 KEY = "ckpt_path"  # names a checkpoint on the command line
 
 
@@ -25,6 +26,12 @@ class LastCheckpoint(Checkpoint):
 
     Lightning's ModelCheckpoint saves neither of the latter two, and writes through the system's temporary folder, so
     that a kill can leave half a file where that is another disk.
+
+    Args:
+        every: Steps of the trainer between two checkpoints, >= 1.
+
+    Raises:
+        InputError: `every` is impossible.
     """
 
     def __init__(self, every: int = 500):
@@ -34,26 +41,34 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.saved = -1
 
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved = trainer.global_step
 
+    @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
-        # so that a run with more steps goes on as if it had never ended.
+        # so that a run with more steps continues as if it had never ended.
         due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or (trainer.received_sigterm and alone(trainer)):
+        if due or (trainer.received_sigterm and single_rank(trainer)):
             self.save(trainer)
 
+    @override
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.save(trainer)
 
+    @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Lightning raises this one between two steps; after any other, the state may be that of half a step.
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and alone(trainer):
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes the file, unless this step's is there already."""
+        """Writes the file, unless it holds this step already.
+
+        Args:
+            trainer: Of the stage.
+        """
         if self.saved == trainer.global_step or trainer.fast_dev_run:
             return
         path = trainer.lightning_module.run_folder / LAST
@@ -65,32 +80,59 @@ class LastCheckpoint(Checkpoint):
         self.saved = trainer.global_step
 
 
-def alone(trainer: pl.Trainer) -> bool:
-    """Whether a signal may be answered with a checkpoint; several ranks, not at the same step, would wait in vain."""
+def single_rank(trainer: pl.Trainer) -> bool:
+    """Whether a signal may be answered with a checkpoint; several ranks, not at the same step, would wait in vain.
+
+    Args:
+        trainer: Of the stage.
+    """
     return trainer.world_size == 1
 
 
 def mark(checkpoint: dict, stage: pl.LightningModule) -> None:
-    """Writes down what makes the checkpoint."""
+    """Adds the marker to a checkpoint.
+
+    Args:
+        checkpoint: Changed in place.
+        stage: What writes it.
+    """
     checkpoint["vsd"] = {"format": FORMAT, "stage": type(stage).__name__}
 
 
 def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint", key: str = KEY) -> None:
-    """InputError for a checkpoint of another stage, another format, or none of this project; it names the key."""
-    made = checkpoint.get("vsd") if isinstance(checkpoint, dict) else None
-    if not isinstance(made, dict) or "format" not in made or "stage" not in made:
+    """Checks the marker of a checkpoint.
+
+    Args:
+        checkpoint: What a file holds.
+        stage: Name of the stage's class.
+        path: Of the file, for errors.
+        key: The option that names the file, for errors.
+
+    Raises:
+        InputError: It is of another stage, another format, or none of this project.
+    """
+    marker = checkpoint.get("vsd") if isinstance(checkpoint, dict) else None
+    if not isinstance(marker, dict) or "format" not in marker or "stage" not in marker:
         raise InputError(f"{key}: {path} is no checkpoint of a stage; name one that a run of this program wrote")
-    if made["format"] != FORMAT:
+    if marker["format"] != FORMAT:
         raise InputError(
-            f"{key}: {path} has format {made['format']}, this version reads format {FORMAT}; "
+            f"{key}: {path} has format {marker['format']}, this version reads format {FORMAT}; "
             "resume with the version that wrote it, or start anew"
         )
-    if made["stage"] != stage:
-        raise InputError(f"{key}: {path} is of the stage {made['stage']}, and {stage} is needed; name another")
+    if marker["stage"] != stage:
+        raise InputError(f"{key}: {path} is of the stage {marker['stage']}, and {stage} is needed; name another")
 
 
 def require_weights(state: dict, stage: pl.LightningModule) -> None:
-    """InputError where a checkpoint's parameters are not those of the stage."""
+    """Checks that a checkpoint's parameters are those of a stage.
+
+    Args:
+        state: The checkpoint's state_dict.
+        stage: Whose parameters they should be.
+
+    Raises:
+        InputError: One is missing, unknown or of another shape.
+    """
     ours = stage.state_dict()
     for name in sorted(ours.keys() | state.keys()):
         here, there = (tuple(s[name].shape) if name in s else None for s in (ours, state))
@@ -103,7 +145,16 @@ def require_weights(state: dict, stage: pl.LightningModule) -> None:
 
 
 def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
-    """The checkpoint of the stage class called `stage` in a file; executes nothing, InputError for any other file."""
+    """Reads a checkpoint, memory-mapped, without executing anything in it.
+
+    Args:
+        path: Of the file.
+        stage: Name of the stage's class that must have written it.
+        key: The option that names the file, for errors.
+
+    Raises:
+        InputError: It does not exist, is damaged, or is anything else.
+    """
     if not path.is_file():
         raise InputError(f"{key}: {path} does not exist; name a checkpoint, such as RUN/{LAST}")
     with open(path, "rb") as file:

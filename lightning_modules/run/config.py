@@ -15,12 +15,22 @@ METRICS = "lightning_modules.run.loggers.MetricsFile"
 
 
 def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
-    """The run folder of a subcommand's configuration, and the checkpoint to start from, None for the start.
+    """Chooses the run folder and the checkpoint of a subcommand.
 
     trainer.default_root_dir names the folder. Without it, `ckpt_path: last` means the run in whose folder the
     configuration file lies, RUN/config.yaml; `ckpt_path: RUN/checkpoints/last.ckpt` means RUN; a run from the start
-    gets a fresh folder. InputError where no run is meant, where the checkpoint does not fit, and where a run from the
-    start would go into the folder of another.
+    gets a fresh folder.
+
+    Args:
+        config: Of the subcommand.
+        fit: Whether the subcommand trains.
+
+    Returns:
+        The folder, and the checkpoint to start from, None for a run from the start.
+
+    Raises:
+        InputError: No run is meant, the checkpoint does not fit, or a run from the start would write into the folder
+            of another.
     """
     given, word = config.trainer.default_root_dir, config.get("ckpt_path")
     path = None if given is None else Path(given)
@@ -57,12 +67,12 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
 
 def _require_record(record: Path, config: Namespace) -> None:
     """InputError where the configuration has another prompt or seed than the record of a run, which repeats both."""
-    made = yaml.safe_load(record.read_text()) if record.exists() else {}
+    recorded = yaml.safe_load(record.read_text()) if record.exists() else {}
     for key in ("prompt", "seed_everything"):
-        if key in made and made[key] != config.get(key):
+        if key in recorded and recorded[key] != config.get(key):
             raise InputError(
-                f"{key}: {record} is of a run with {made[key]!r} and repeats that below; keep it, or start anew from "
-                "the file that the run was started with"
+                f"{key}: {record} is of a run with {recorded[key]!r} and repeats that below; keep it, or start anew "
+                "from the file that the run was started with"
             )
 
 
@@ -70,6 +80,11 @@ def place(config: Namespace, folder: Path, checkpoint: Path | None) -> Namespace
     """A copy of the configuration that writes into the run folder and starts from the checkpoint.
 
     Relative save_dir of loggers and dirpath of callbacks lie below the folder; without a logger, metrics go to a file.
+
+    Args:
+        config: Of a subcommand.
+        folder: Of the run.
+        checkpoint: To start from, None for the start.
     """
     config = config.clone()
     trainer = config.trainer
@@ -85,8 +100,13 @@ def place(config: Namespace, folder: Path, checkpoint: Path | None) -> Namespace
     return config
 
 
-def give_identity(config: Namespace, folder: Path) -> None:
-    """Gives a WandbLogger without one the id of this run's record at wandb, which config.yaml keeps."""
+def set_wandb_id(config: Namespace, folder: Path) -> None:
+    """Gives a WandbLogger without an id that of this run at wandb, which config.yaml keeps.
+
+    Args:
+        config: Of a subcommand, changed in place.
+        folder: Of the run.
+    """
     unnamed = [
         part.init_args
         for part in _parts(config.trainer.logger)

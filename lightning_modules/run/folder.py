@@ -1,7 +1,7 @@
-"""The run folder: one folder a run, in which everything lies that the run writes.
+"""The run folder: one folder per run, in which everything lies that the run writes.
 
-runs/NAME/STAMP/ with NAME made from the prompt, or the folder that trainer.default_root_dir names. In it are
-config.yaml, checkpoints/last.ckpt, metrics.csv, pictures and videos. A run that is resumed goes on in its folder.
+runs/NAME/STAMP/ with NAME derived from the prompt, or the folder that trainer.default_root_dir names. In it are
+config.yaml, checkpoints/last.ckpt, metrics.csv, pictures and videos. A run is resumed in its own folder.
 """
 
 import os
@@ -21,7 +21,14 @@ PLACE = "VSD_PLACE"  # in the environment of a stage that `dream` runs: which of
 
 
 def name_of(prompt: str | None) -> str:
-    """A folder name for a prompt: at most 40 characters of a-z, 0-9 and "-", never empty."""
+    """A folder name for a prompt.
+
+    Args:
+        prompt: Any text, or None.
+
+    Returns:
+        At most 40 characters of a-z, 0-9 and "-", never empty.
+    """
     letters = unicodedata.normalize("NFKD", prompt or "").encode("ascii", "ignore").decode().lower()
     return re.sub("[^a-z0-9]+", "-", letters).strip("-")[:40].strip("-") or "unnamed"
 
@@ -32,15 +39,24 @@ def requeued() -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a run folder, those that Lightning writes when SLURM ends a job included."""
+    """The checkpoints in a run folder, those that Lightning writes when SLURM ends a job included.
+
+    Args:
+        folder: Of the run.
+    """
     return [*(folder / LAST.parent).glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]
 
 
 class RunFolder:
-    """Where a run goes. path: absolute; key: the option that names it, for errors.
+    """Where a run writes.
 
     Without a path it is fresh: runs/NAME/STAMP below the working directory, where the stamp is the time, or under
     SLURM the job, which finds its folder again when it is requeued.
+
+    Args:
+        path: The folder, None for a fresh one.
+        prompt: From which a fresh one gets its name.
+        key: The option that names the folder, for errors.
     """
 
     def __init__(self, path: Path | None, prompt: str | None, key: str = "trainer.default_root_dir"):
@@ -49,10 +65,14 @@ class RunFolder:
         self.fresh = path is None
         self.path = Path("runs").absolute() / name_of(prompt) / stamp if path is None else path.expanduser().absolute()
         self.key = key
-        self._made: list[Path] | None = None  # folders to remove should the run come to nothing
+        self._created: list[Path] | None = None  # folders to remove should the run come to nothing
 
     def reserve(self) -> None:
-        """Makes the folder; a fresh one gets a number where another run has the name."""
+        """Creates the folder; a fresh one gets a number where another run has the name.
+
+        Raises:
+            InputError: It cannot be created or written to.
+        """
         stem, number = self.path.name, 1
         shared = not self.fresh or requeued()
         while True:
@@ -70,21 +90,25 @@ class RunFolder:
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise InputError(f"{self.key}: {self.path} is not writable; name another folder")
         if not any(self.path.iterdir()):
-            self._made = missing
+            self._created = missing
 
     def discard(self) -> None:
         """Undoes `reserve` and removes what was written since, for a run that ended before it trained."""
-        if self._made is None:
+        if self._created is None:
             return
         for part in self.path.iterdir():
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink()
-        for folder in self._made:
+        for folder in self._created:
             if not any(folder.iterdir()):  # other runs may be there by now
                 folder.rmdir()
 
 
 def resume_command(folder: Path) -> str:
-    """What resumes the run in the folder."""
+    """The command that resumes a run.
+
+    Args:
+        folder: Of the run.
+    """
     if (folder.parent / DREAM).exists():
         return f"dream --resume {shlex.quote(os.path.relpath(folder.parent))}"
     return f"vsd fit --config {shlex.quote(os.path.relpath(folder / CONFIG))} --ckpt_path last"

@@ -9,15 +9,19 @@ import numpy as np
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
 
 from common.files import atomic_write
 
 
 class MetricsFile(Logger):
-    """Appends metrics to metrics.csv in `save_dir`, a row a call, with the trainer's step as a column.
+    """Appends metrics to metrics.csv, one row per call, with the trainer's step as a column.
 
-    A resumed run goes on in its file: the first row drops those of later steps, which are made again. (Lightning's
-    CSVLogger deletes the file of a run that it finds, or starts another beside it.)
+    A resumed run continues its file. (Lightning's CSVLogger deletes the file of a run that it finds, or starts another
+    beside it.)
+
+    Args:
+        save_dir: Folder of the file; a relative one lies in the run folder.
     """
 
     def __init__(self, save_dir: str = "."):
@@ -26,30 +30,45 @@ class MetricsFile(Logger):
         self.columns: list[str] = []
 
     @property
+    @override
     def name(self) -> str:
         return ""
 
     @property
+    @override
     def version(self) -> str:
         return ""
 
     @property
+    @override
     def save_dir(self) -> str:
         return str(self.path.parent)
 
+    @override
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration lies beside the file, in config.yaml."""
+        pass  # the configuration lies beside the file, in config.yaml
 
+    @override
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step} | {name: float(value) for name, value in metrics.items()}
         if not self.columns or not row.keys() <= set(self.columns):
             rows = self._rows()
-            if not self.columns:
-                rows = [r for r in rows if step is None or int(r["step"]) < step]
             self.columns = list(dict.fromkeys([*(rows[0] if rows else ()), *self.columns, *row]))
             self._write(rows, "w", header=True)
         self._write([row], "a")
+
+    @rank_zero_only
+    def drop_from(self, step: int) -> None:
+        """Removes the rows of a step and all later ones, which a resumed run repeats.
+
+        Args:
+            step: The trainer's step at which the run resumes.
+        """
+        rows = self._rows()
+        if any(int(row["step"]) >= step for row in rows):
+            self.columns = list(rows[0])
+            self._write([row for row in rows if int(row["step"]) < step], "w", header=True)
 
     def _rows(self) -> list[dict]:
         if not self.path.exists():
@@ -68,7 +87,14 @@ class MetricsFile(Logger):
 
 
 def show_picture(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a picture file in the loggers that show pictures."""
+    """Shows a picture file in the loggers that show pictures.
+
+    Args:
+        loggers: The trainer's.
+        key: Name of the picture.
+        path: Of the file.
+        step: The trainer's.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key, [str(path)], step)
@@ -78,7 +104,14 @@ def show_picture(loggers: list[Logger], key: str, path: Path, step: int) -> None
 
 
 def show_video(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a video file in the loggers that show video files."""
+    """Shows a video file in the loggers that show video files.
+
+    Args:
+        loggers: The trainer's.
+        key: Name of the video.
+        path: Of the MP4 file.
+        step: The trainer's.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_video(key, [str(path)], step, format=["mp4"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from typing_extensions import override
 
 from lightning_modules.run.folder import PLACE
 
@@ -18,7 +19,7 @@ def progress() -> ProgressBar:
 
 
 class StepBar(RichProgressBar):
-    """Lightning's bar, counting the steps of the whole run, a resumed one's from where it goes on.
+    """Lightning's bar, counting the steps of the whole run, a resumed one's from where it resumes.
 
     The metrics beside it are fetched ten times a second at most, since each fetch waits for the device.
     """
@@ -29,9 +30,11 @@ class StepBar(RichProgressBar):
         self._fetched = 0.0
 
     @property
+    @override
     def total_train_batches(self) -> int | float:
         return self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
 
+    @override
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
         if time.monotonic() - self._fetched > 0.1:
             # Without v_num, the end of the run's id at wandb.
@@ -45,22 +48,30 @@ class StepBar(RichProgressBar):
 
 
 class StepLines(ProgressBar):
-    """A line with step, metrics, speed and time left, every `seconds` seconds and at the last step."""
+    """Prints a line with step, metrics, speed and time left now and then and at the last step.
+
+    Args:
+        seconds: Between two lines.
+    """
 
     def __init__(self, seconds: float = 30.0):
         super().__init__()
         self.seconds, self.enabled = seconds, True
 
+    @override
     def disable(self) -> None:
         self.enabled = False
 
+    @override
     def enable(self) -> None:
         self.enabled = True
 
+    @override
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.begun = self.last = time.monotonic()
         self.first = trainer.global_step
 
+    @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         now, step, total = time.monotonic(), trainer.global_step, trainer.max_steps
         if not self.enabled or (now - self.last < self.seconds and step != total):
@@ -76,6 +87,12 @@ class StepLines(ProgressBar):
             words += [f"{timedelta(seconds=round((total - step) / speed))} left"]
         print("  ".join(words), flush=True)
 
+    @override
     def on_test_start(self, *_: Any) -> None:
         if self.enabled:
             print("rendering the turntable", flush=True)
+
+    @override
+    def on_predict_start(self, *_: Any) -> None:
+        if self.enabled:
+            print("rendering the camera path", flush=True)

@@ -7,6 +7,7 @@ from types import FrameType
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from typing_extensions import override
 
 from lightning_modules.run.folder import RunFolder, resume_command
 
@@ -16,6 +17,9 @@ class Stoppable:
 
     Lightning ends a fit on SIGTERM between two steps, with SIGTERMException, which LastCheckpoint answers with a
     checkpoint. On Ctrl-C alone it would end in the middle of one.
+
+    Args:
+        trainer: That fits inside the context.
     """
 
     def __init__(self, trainer: pl.Trainer):
@@ -41,7 +45,11 @@ class Stoppable:
         signal.raise_signal(signal.SIGTERM)
 
     def report(self, folder: RunFolder) -> None:
-        """Says how to resume the run."""
+        """Prints how to resume the run.
+
+        Args:
+            folder: Of the run.
+        """
         if self.trainer.is_global_zero:
             step = self.trainer.global_step
             print(f"vsd: stopped at step {step}; resume: {resume_command(folder.path)}", file=sys.stderr)
@@ -57,9 +65,11 @@ class Requeue(pl.Callback):
     def __init__(self):
         self.asked = False
 
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        environment = trainer.strategy.cluster_environment
-        self.awaited = stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        several = stage == "fit" and trainer.world_size > 1
+        environment = trainer.strategy.cluster_environment if several else None
+        self.awaited = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         if self.awaited:
             # Lightning leaves a signal alone that has a handler.
             self.signal, self.handler = environment.requeue_signal, signal.signal(environment.requeue_signal, self._ask)
@@ -67,11 +77,13 @@ class Requeue(pl.Callback):
     def _ask(self, *_) -> None:
         self.asked = True
 
+    @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
         if self.awaited and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.asked = False
             trainer._signal_connector._slurm_sigusr_handler_fn(self.signal, None)
 
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.awaited:
             signal.signal(self.signal, self.handler)

@@ -1,58 +1,61 @@
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
 from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, CameraStream, Milestone, RandomCameras
-from scene.cameras import look_at
+from scene.cameras import Cameras, look_at
 
 ROOT = Path(__file__).parents[2]
 
 
 def sample(count=20000, **more):
-    return CameraDistribution(**more).sample(count, np.random.default_rng(0))
+    return CameraDistribution(**more).sample(count, 64, np.random.default_rng(0))
 
 
 def test_every_range_is_covered_uniformly():
     batch = sample(distance=(1.0, 1.5), fovy=(40, 70), elevation=(-10, 45), sphere_share=0.0)
     for key, low, high in (("distance", 1.0, 1.5), ("fovy", 40, 70), ("azimuth", -180, 180), ("elevation", -10, 45)):
-        counts = torch.histc(batch[key], 10, low, high) / len(batch[key])
+        counts = torch.histc(getattr(batch, key), 10, low, high) / len(batch)
         assert counts.sum() == pytest.approx(1, abs=1e-3), f"{key} leaves its range"
         assert (counts - 0.1).abs().max() < 0.012, f"{key} is not uniform"
 
 
 def test_the_sphere_share_is_uniform_over_area():
     """Closed form: on a sphere the height, sin(elevation), is uniform (Archimedes)."""
-    height = torch.sin(torch.deg2rad(sample(sphere_elevation=(0, 90), sphere_share=1.0)["elevation"]))
+    height = torch.sin(torch.deg2rad(sample(sphere_elevation=(0, 90), sphere_share=1.0).elevation))
     counts = torch.histc(height, 10, 0, 1) / len(height)
     assert (counts - 0.1).abs().max() < 0.012
-    half = sample(elevation=(-30, -20), sphere_elevation=(0, 90), sphere_share=0.3)["elevation"]
+    half = sample(elevation=(-30, -20), sphere_elevation=(0, 90), sphere_share=0.3).elevation
     assert (half >= 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
 def test_a_batch_divides_the_azimuths_evenly():
     for seed in range(20):
-        azimuth = CameraDistribution().sample(4, np.random.default_rng(seed))["azimuth"].sort().values
+        azimuth = CameraDistribution().sample(4, 64, np.random.default_rng(seed)).azimuth.sort().values
         torch.testing.assert_close(azimuth.diff(), torch.full((3,), 90.0))
-    free = CameraDistribution(uniform_azimuth=False).sample(4, np.random.default_rng(0))["azimuth"].sort().values
+    free = CameraDistribution(uniform_azimuth=False).sample(4, 64, np.random.default_rng(0)).azimuth.sort().values
     assert not torch.allclose(free.diff(), torch.full((3,), 90.0))
 
 
 def test_matrices_belong_to_the_angles_and_jitter_moves_them():
     batch = sample(64)
-    position = batch["camera_to_world"][:, :3, 3]
-    torch.testing.assert_close(position.norm(dim=1), batch["distance"])
+    position = batch.camera_to_world[:, :3, 3]
+    torch.testing.assert_close(position.norm(dim=1), batch.distance)
     torch.testing.assert_close(
-        torch.rad2deg(torch.atan2(position[:, 1], position[:, 0])), batch["azimuth"], atol=1e-2, rtol=0
+        torch.rad2deg(torch.atan2(position[:, 1], position[:, 0])), batch.azimuth, atol=1e-2, rtol=0
     )
-    torch.testing.assert_close(batch["camera_to_world"], look_at(position))
+    torch.testing.assert_close(batch.camera_to_world, look_at(position))
     moved = sample(2000, position_jitter=0.1)
-    off = (moved["camera_to_world"][:, :3, 3].norm(dim=1) - moved["distance"]).std()
+    off = (moved.camera_to_world[:, :3, 3].norm(dim=1) - moved.distance).std()
     assert off.item() == pytest.approx(0.1, rel=0.1)
-    aimed = sample(2000, target_jitter=0.2)["camera_to_world"]
+    aimed = sample(2000, target_jitter=0.2).camera_to_world
     forward, centre = -aimed[:, :3, 2], torch.nn.functional.normalize(-aimed[:, :3, 3], dim=1)
     assert ((forward * centre).sum(1) < 0.9999).float().mean() > 0.9
 
@@ -61,23 +64,34 @@ def test_the_stream_is_a_function_of_seed_rank_and_step_and_follows_its_mileston
     milestones = [Milestone(0, 64, 4), Milestone(3, 128, 2)]
 
     def take(count, seed=0, rank=0, first=0):
-        stream = iter(CameraStream(CameraDistribution(), milestones, seed, rank, first))
+        stream = iter(CameraStream(CameraDistribution(), milestones, seed, rank, lambda: first))
         return [next(stream) for _ in range(count)]
 
     whole = take(5)
-    assert [(b["resolution"], len(b["fovy"])) for b in whole] == [(64, 4)] * 3 + [(128, 2)] * 2
+    assert [(b.resolution, len(b)) for b in whole] == [(64, 4)] * 3 + [(128, 2)] * 2
     for a, b in zip(whole[2:], take(3, first=2), strict=True):
-        assert torch.equal(a["camera_to_world"], b["camera_to_world"])
+        assert torch.equal(a.camera_to_world, b.camera_to_world)
     for other in (take(1, seed=1)[0], take(1, rank=1)[0], whole[1]):
-        assert not torch.equal(whole[0]["camera_to_world"], other["camera_to_world"])
+        assert not torch.equal(whole[0].camera_to_world, other.camera_to_world)
+
+
+def test_an_epoch_continues_with_the_cameras_of_the_trainers_step():
+    data = RandomCameras(CameraDistribution(), [Milestone(0, 64)])
+    data.trainer = SimpleNamespace(global_rank=0, global_step=0)
+    loader = data.train_dataloader()
+    first, second = itertools.islice(loader, 2)
+    data.trainer.global_step = 1
+    again = next(iter(loader))
+    assert torch.equal(again.camera_to_world, second.camera_to_world)
+    assert not torch.equal(again.camera_to_world, first.camera_to_world)
 
 
 def test_the_orbit_starts_at_the_front_and_goes_round_once():
     data = RandomCameras(eval_frames=8, validation_frames=4)
     frames = list(data.test_dataloader())
-    assert [f["azimuth"].item() for f in frames] == [45.0 * i for i in range(8)]
-    assert len(list(data.val_dataloader())) == 4 and frames[0]["resolution"] == 512
-    assert frames[0]["camera_to_world"][0, 0, 3] > 0, "the front faces +x"
+    assert [f.azimuth.item() for f in frames] == [45.0 * i for i in range(8)]
+    assert len(list(data.val_dataloader())) == 4 and frames[0].resolution == 512
+    assert frames[0].camera_to_world[0, 0, 3] > 0, "the front faces +x"
 
 
 @pytest.mark.parametrize("name", ["paper", "threestudio"])
@@ -117,3 +131,10 @@ def test_impossible_ranges_are_named(arguments, named):
 def test_impossible_batches_are_named(arguments, named):
     with pytest.raises(InputError, match=named):
         RandomCameras(**arguments)
+
+
+def test_lightning_moves_a_batch_to_a_device_as_a_whole():
+    batch = next(iter(CameraStream(CameraDistribution(), [Milestone(0, 64, 4)], 0, 0, lambda: 0)))
+    moved = pl.LightningDataModule().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert isinstance(moved, Cameras) and moved.resolution == 64 and len(moved) == 4
+    assert {t.device.type for t in (moved.camera_to_world, moved.fovy, moved.distance)} == {"meta"}

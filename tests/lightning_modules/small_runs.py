@@ -69,6 +69,23 @@ def at(step: int, number: int) -> list[str]:
     return ["--trainer.callbacks+=small_runs.At", *options]
 
 
+class Rendered(pl.Callback):
+    """Writes down which particles every rank renders for pictures: FOLDER/rendered-rankN, one index per line."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def setup(self, trainer, pl_module, stage):
+        picture, path = pl_module.picture, f"{self.folder}/rendered-rank{trainer.global_rank}"
+
+        def recorded(index, cameras):
+            with open(path, "a") as file:
+                print(index, file=file)
+            return picture(index, cameras)
+
+        pl_module.picture = recorded
+
+
 class Dump(pl.Callback):
     """Writes what every rank has at a step: FOLDER/rankN.pt.
 
@@ -96,6 +113,6 @@ class Dump(pl.Callback):
 
     def on_train_batch_end(self, trainer, stage, *_):
         if trainer.global_step == self.step + 1:
-            network = stage.guidances[0].core.network
+            network = stage.guidances[0].trainer and stage.guidances[0].trainer.network
             self.seen |= {"after": stage.state_dict(), "phi": network and network.state()}
             torch.save(self.seen, f"{self.folder}/rank{trainer.global_rank}.pt")

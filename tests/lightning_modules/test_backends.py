@@ -26,7 +26,7 @@ def begin():
     def on(device, encoding, rank=0, meshes=False):
         stage, strategy = NerfStage(field=FieldSettings(encoding=encoding)), Strategy(device)
         stage._trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy)
-        stage.say_backends(encoding, meshes)
+        stage.print_backends(encoding, meshes)
         return strategy.waited
 
     return on

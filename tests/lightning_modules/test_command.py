@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from small_runs import LOOKS, NERF, PATHS, SMALL, UNSEEN, assert_same_end, at, fit, resume
 
 from lightning_modules.cli import run
@@ -28,7 +31,9 @@ def test_a_fresh_run_gets_a_folder_with_the_prompts_name(elsewhere, capsys):
     fit("--prompt", "a red car", UNSEEN, "--trainer.limit_val_batches=0", steps=1)
     (folder,) = (elsewhere / "runs" / "a-red-car").iterdir()
     assert (folder / CONFIG).exists() and list(elsewhere.iterdir()) == [elsewhere / "runs"]
-    assert f"run folder: runs/a-red-car/{folder.name}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"run folder: runs/a-red-car/{folder.name}" in said
+    assert "warning: trainer.max_steps: in 1 steps each of 2 particles makes 0 of the 900 steps" in said
     assert not list(folder.glob("turntable*")), "no test batches, no turntable"
 
 
@@ -111,3 +116,18 @@ def test_the_turntable_of_a_run_can_be_made_again(whole, elsewhere, words, monke
     assert changed == {
         f"{kind}-particle{i}.{end}" for kind, end in (("turntable", "mp4"), ("contact", "png")) for i in (0, 1)
     }
+
+
+def test_a_camera_path_is_rendered_as_pictures_and_a_video_of_each_particle(whole, elsewhere, capsys):
+    folder = shutil.copytree(whole, elsewhere / "copy")
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    run(["predict", "--config", str(folder / CONFIG), "--ckpt_path", "last", "--data.eval_frames=3"])
+    assert "rendering the camera path" in capsys.readouterr().out
+    made = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - set(map(str, before))
+    frames = {f"predict/particle{i}/000{k}.png" for i in range(2) for k in range(3)}
+    assert made == frames | {"predict/particle0.mp4", "predict/particle1.mp4"}
+    assert iio.imread(folder / "predict" / "particle1.mp4", plugin="FFMPEG").shape == (3, 16, 16, 3)
+    colours = [iio.imread(folder / frame) for frame in sorted(frames)]
+    assert colours[0].shape == (16, 16, 3) and not (colours[0] == colours[1]).all(), "the camera moves"
+    with Image.open(folder / "validation" / "particle0-step000008.png") as strip:
+        assert (colours[0] == np.asarray(strip)[:16, :16]).all(), "the first camera is validation's"

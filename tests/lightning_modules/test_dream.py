@@ -43,8 +43,13 @@ def ended(*args, more=None):
         (["--resume", "nowhere"], "--resume: nowhere is no run of dream"),
         (["--resume", "broken"], "broken/dream.yaml is damaged"),
         (["--resume", "run", "--out", "new"], "--out: "),
-        (["a blue car", "--resume", "run"], "prompt: run was begun with 'a red car'"),
-        (["--resume", "run", "--particles", "2"], "particles: run was begun with 1"),
+        (["a blue car", "--resume", "run"], "prompt: run was started with 'a red car'"),
+        (["--resume", "run", "--particles", "2"], "particles: run was started with 1"),
+        (["--resume", "run", "--", "--trainer.devices=2"], "overrides: run was started with []"),
+        (["a car", "--", "-c", "nowhere.yaml"], "-c: nowhere.yaml does not exist"),
+        (["a car", "--", "--config=nowhere.yaml"], "--config: nowhere.yaml does not exist"),
+        (["a car", "--", "--trainer.devices", "auto"], "--trainer.devices: 'auto'; dream needs a number"),
+        (["a car", "--particles=3", "--", "--trainer.devices=2"], "--particles: 3 cannot be distributed evenly over 2"),
     ],
 )
 def test_a_wrong_input_is_one_line_and_leaves_nothing(elsewhere, capsys, arguments, named):
@@ -83,7 +88,7 @@ def test_every_preset_has_a_file_for_every_stage(preset, stage):
 def test_a_prompt_becomes_a_folder_and_a_finished_stage_is_not_run_again(elsewhere, capfd):
     assert ended("a red mushroom", "--seed", "7", more=SHORT) == 0
     (folder,) = (elsewhere / "runs" / "a-red-mushroom").iterdir()
-    wished = {"particles": 1, "preset": "toybox", "prompt": "a red mushroom", "seed": 7}
+    wished = {"overrides": [], "particles": 1, "preset": "toybox", "prompt": "a red mushroom", "seed": 7}
     assert yaml.safe_load((folder / DREAM).read_text()) == wished
     for stage in STAGES:
         record = yaml.safe_load((folder / stage / CONFIG).read_text())
@@ -159,3 +164,53 @@ def test_a_stage_is_handed_those_before_it_from_where_they_lie_now(elsewhere, st
     (run / "texture" / CONFIG).touch()
     assert ended("--resume", str(run)) == 0
     assert stage.command[-2:] == [f"--model.nerf={run / 'nerf'}", f"--model.geometry={run / 'geometry'}"]
+
+
+@pytest.mark.parametrize(
+    ("particles", "overrides", "factor"),
+    [
+        (4, ["--trainer.devices", "4"], 1),
+        (4, ["--trainer.devices=2"], 2),
+        (4, ["--trainer.devices=2", "--trainer.num_nodes=2"], 1),
+        (4, ["-c", "two.yaml"], 2),
+        (1, ["--trainer.devices=4"], 1),
+        (4, ["-c", "logger.yaml"], 4),
+    ],
+)
+def test_several_devices_share_the_particles_steps(elsewhere, particles, overrides, factor):
+    Path("two.yaml").write_text("trainer: {devices: 2}")
+    Path("logger.yaml").write_text("trainer: {logger: false}")
+    given = yaml.safe_load(config_of("toybox", "nerf").read_text())
+    *options, last = options_of(Wish("a car", particles=particles, overrides=overrides), "nerf")
+    assert f"--trainer.max_steps={factor * given['trainer']['max_steps']}" in options
+    assert last == overrides[-1], "what is said last counts"
+
+
+def test_overrides_reach_every_stage_and_are_repeated_when_a_run_resumes(elsewhere, stage, monkeypatch):
+    stage.code = 0
+    Path("log.yaml").write_text("trainer: {logger: false}")
+    told = ["--trainer.devices", "2", "-c", str(elsewhere / "log.yaml"), "--model.particles_per_step=1"]
+    asked = ["--trainer.devices", "2", "-c", "log.yaml", "--model.particles_per_step=1"]
+    stage.code = 7
+    (elsewhere / "run").mkdir()
+    assert ended("a red car", "--particles", "2", "--out", "run", "--", *asked) == 7
+    assert not (elsewhere / "run" / DREAM).exists(), "nothing has begun"
+
+    def begin(command, env):
+        Path(command[-1].partition("=")[2]).mkdir(parents=True, exist_ok=True)
+        (Path(command[-1].partition("=")[2]) / CONFIG).touch()
+        return Stage(command, env)
+
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env: begin([*command], env))
+    assert ended("a red car", "--particles", "2", "--out", "run", "--", *asked) == 7
+    assert yaml.safe_load((elsewhere / "run" / DREAM).read_text())["overrides"] == told
+    (elsewhere / "other").mkdir()
+    monkeypatch.chdir(elsewhere / "other")
+    monkeypatch.setattr(subprocess, "Popen", Stage)
+    stage.code, stage.commands[:] = 0, []
+    for name in STAGES:
+        (elsewhere / "run" / name).mkdir(exist_ok=True)
+    assert ended("--resume", "../run") == 0
+    first, *rest = stage.commands
+    assert "--ckpt_path" in first and told[0] not in first, "its record holds them"
+    assert len(rest) == 2 and all(" ".join(told) in " ".join(command) for command in rest)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from small_runs import GEOMETRY, ROOT, assert_same_end, fit_after, resume
 
-from lightning_modules.cli import main
+from lightning_modules.cli import main, run
 from lightning_modules.handover import load_meshes, load_nerfs
 from lightning_modules.run.folder import DREAM, LAST
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
@@ -48,6 +48,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, geometry, elsewhere):
     assert_same_end(geometry, part)
 
 
+def test_validation_of_a_run_keeps_its_metrics_and_its_pictures_have_its_step(geometry, elsewhere):
+    run_folder = shutil.copytree(geometry, elsewhere / "run")
+    before = (run_folder / "metrics.csv").read_text().splitlines()
+    for file in (run_folder / "validation").iterdir():
+        file.unlink()
+    run(["validate", "--config", str(run_folder / "config.yaml"), "--ckpt_path", "last"])
+    after = (run_folder / "metrics.csv").read_text().splitlines()
+    assert after[:-1] == before, "one more row, and no other change"
+    new = dict(zip(after[0].split(","), after[-1].split(","), strict=True))
+    assert new["step"] == "4" and 0 < float(new["val/iou1"]) <= 1
+    assert sorted(file.name for file in (run_folder / "validation").iterdir()) == [
+        f"particle{i}-step000004.png" for i in range(2)
+    ]
+
+
 @pytest.mark.parametrize("guided", ["normal", "colour"])
 def test_the_guidance_alone_moves_values_and_deformation(whole, elsewhere, guided):
     none = "--model.losses={consistency: 0, laplacian: 0, opacity: 0}"
@@ -68,7 +83,7 @@ def test_the_opacity_holds_a_surface_that_has_shrunk(whole, elsewhere):
                "--trainer.callbacks.timesteps.high=0.03", "--model.lr=0.02", "--model.resolution=12"]  # fmt: skip
     command = fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", *options, steps=1)
     stage, batch = command.model, next(iter(command.datamodule.train_dataloader()))
-    batch = {key: value if key == "resolution" else value[:2] for key, value in batch.items()}
+    batch = batch[:2]
     optimizer = torch.optim.Adam(stage.particles[0].parameters(), 0.02)
 
     def error():
@@ -116,8 +131,8 @@ def raise_density(by):
     ("by", "named"), [(-1000.0, "has no surface, no camera sees it"), (1000.0, "all over the border of its cube")]
 )
 def test_an_empty_nerf_and_a_full_one_are_named(whole, elsewhere, capsys, by, named):
-    run = changed(whole, elsewhere / "nerf", raise_density(by))
-    line = refused(capsys, f"--model.nerf={run}")
+    nerf = changed(whole, elsewhere / "nerf", raise_density(by))
+    line = refused(capsys, f"--model.nerf={nerf}")
     assert line.startswith("vsd: model.nerf: particle 0") and named in line
     assert [path.name for path in elsewhere.iterdir()] == ["nerf"], "nothing half-written"
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from common.errors import InputError
-from lightning_modules.cli import main, quiet
+from lightning_modules.cli import main, silence
 from lightning_modules.image import ImageStage
 from vsd.guidance import VSDGuidance
 from vsd.prior import load_pipeline
@@ -16,7 +16,7 @@ SCORE = ScoreSettings(lr=1e-2, warmup=1)
 
 @pytest.fixture(autouse=True)
 def calm(monkeypatch):
-    quiet()
+    silence()
     monkeypatch.setattr("sys.argv", ["vsd"])
 
 
@@ -70,7 +70,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
     resumed = run(tmp_path / "rest", 4, ckpt_path=tmp_path / "part" / "last.ckpt")
     for a, b in zip(whole.pictures[0], resumed.pictures[0], strict=True):
         assert torch.equal(a, b)
-    ours, theirs = whole.guidances[0].core, resumed.guidances[0].core
+    ours, theirs = whole.guidances[0].trainer, resumed.guidances[0].trainer
     assert ours.updates == theirs.updates == 4
     assert all(torch.equal(a, b) for a, b in zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
 

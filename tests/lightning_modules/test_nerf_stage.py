@@ -6,7 +6,7 @@ from PIL import Image
 
 from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
-from lightning_modules.cli import quiet
+from lightning_modules.cli import silence
 from lightning_modules.nerf import FieldSettings, NerfStage, Regularisers
 from vsd.guidance import VSDGuidance
 from vsd.score_trainer import ScoreSettings
@@ -17,7 +17,7 @@ SMALL = FieldSettings(encoding="dense", hidden=8, occupancy=8, samples=16)
 
 @pytest.fixture(autouse=True)
 def calm():
-    quiet()
+    silence()
 
 
 def cameras(batch_size=2, **more):
@@ -69,6 +69,12 @@ def test_two_steps_move_every_particle_and_write_pictures(untrained_prior, tmp_p
     assert video.shape == (4, 16, 64, 3)
 
 
+def test_pictures_wait_on_the_cpu_as_bytes(tmp_path):
+    model, run = stage(particles=1, particles_per_step=1), trainer(tmp_path, 1)
+    run.test(model, cameras(), verbose=False)
+    assert [(f.shape, f.dtype, f.device.type) for f in model.strips[0]] == [((16, 64, 3), torch.uint8, "cpu")] * 4
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
     def run(folder, steps, **more):
         model, one = stage(particles=3), trainer(folder, steps, untrained_prior)
@@ -83,8 +89,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_views_that_cannot_be_dealt_out_are_named(untrained_prior, tmp_path):
-    with pytest.raises(InputError, match="3 views cannot be dealt out evenly to 2 particles"):
+def test_views_that_cannot_be_divided_are_named(untrained_prior, tmp_path):
+    with pytest.raises(InputError, match="3 views cannot be divided evenly among 2 particles"):
         trainer(tmp_path, 1, untrained_prior).fit(stage(), cameras(batch_size=3))
 
 

@@ -7,21 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import pytest
 import torch
 from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume
 
-from lightning_modules.cli import main
+from lightning_modules.cli import Command, main, run
+from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.folder import LAST
+from lightning_modules.run.stopping import Requeue
+from vsd.guidance import VSDGuidance
 
 STEPS = 3
+IMAGE = str(Path(NERF).with_name("image.yaml"))
 
 
-def fit_on(ranks: int, folder: Path, *more: str) -> list[dict]:
-    """What every rank of a small run had after its last step, before the particles were handed out."""
+def fit_on(ranks: int, folder: Path, *more: str, config: str = NERF) -> list[dict]:
+    """What every rank of a small run had after its last step, before the particles were broadcast."""
     folder.mkdir()
-    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN, *more]
-    command += ["--trainer.callbacks.score.warm_start=1", "--trainer.limit_val_batches=0"]
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", config, *more]
+    if config == NERF:
+        command[6:6] = [*TINY, UNSEEN, "--trainer.callbacks.score.warm_start=1", "--trainer.limit_val_batches=0"]
     command += [f"--trainer.devices={ranks}", f"--trainer.max_steps={STEPS}", f"--trainer.default_root_dir={folder}"]
     command += ["--trainer.callbacks+=small_runs.Dump", f"--trainer.callbacks.step={STEPS - 1}"]
     command += [f"--trainer.callbacks.folder={folder}"]
@@ -44,9 +50,15 @@ def same(one: dict, two: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory):
-    """Two particles on two ranks, by SDS: the folder and what the ranks had."""
+    """Two particles on two ranks, by SDS, with pictures: the folder and what the ranks had."""
     folder = tmp_path_factory.mktemp("apart") / "run"
-    return folder, fit_on(2, folder, "--model.particles=2", "--trainer.callbacks.kind=sds")
+    pictures = (
+        "--trainer.limit_val_batches=1",
+        f"--trainer.val_check_interval={STEPS}",
+        "--trainer.limit_test_batches=2",
+    )
+    record = "--trainer.callbacks+=small_runs.Rendered", f"--trainer.callbacks.folder={folder}"
+    return folder, fit_on(2, folder, "--model.particles=2", "--trainer.callbacks.kind=sds", *record, *pictures)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +85,20 @@ def test_a_checkpoint_holds_all_particles_and_their_optimizers(apart):
     assert len(counts) == sum(len(made["shared"]) for made in ranks) and set(counts) == {STEPS}
 
 
-def test_one_rank_goes_on_with_what_two_have_made(apart, monkeypatch, tmp_path):
+def test_each_rank_renders_and_writes_the_pictures_of_its_own_particle(apart, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["vsd"])
+    folder, _ = apart
+    for rank in range(2):
+        assert set((folder / f"rendered-rank{rank}").read_text().split()) == {str(rank)}
+    options = "--ckpt_path", str(folder / LAST), f"--trainer.default_root_dir={tmp_path}", "--trainer.devices=1"
+    run(["validate", "--config", str(folder / "config.yaml"), *options])
+    for i in range(2):
+        name = f"validation/particle{i}-step{STEPS:06d}.png"
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), "as one rank renders it"
+        assert (folder / f"turntable-particle{i}.mp4").is_file() and (folder / f"contact-particle{i}.png").is_file()
+
+
+def test_one_rank_resumes_with_what_two_have_made(apart, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vsd"])
     folder, _ = apart
@@ -130,6 +155,34 @@ def test_a_signal_to_one_rank_requeues_a_slurm_job_with_all_particles(tmp_path):
     assert saved["global_step"] == 2 and set(counts) == {2}
     moved = [name for name in saved["state_dict"] if ".field." in name or ".background.network." in name]
     assert len(counts) == len(moved), "of both particles"
+
+
+def test_the_last_picture_shows_the_particles_of_all_ranks_without_a_checkpoint_too(tmp_path):
+    """Two pictures on two ranks: in image.png they are what each rank had after its last step."""
+    folder = tmp_path / "run"
+    options = ["--trainer.enable_checkpointing=false", "--model.particles=2", "--model.particles_per_step=1"]
+    options += ["--model.space=pixels", "--model.lr=0.5", "--trainer.enable_model_summary=false"]
+    ranks = fit_on(2, folder, *options, config=IMAGE)
+    written = torch.from_numpy(iio.imread(folder / "image.png")).float() / 255
+    for rank, state in enumerate(ranks):
+        for row in range(2):  # SDS and VSD
+            picture = ((state["after"][f"pictures.{row}.{rank}"] + 1) / 2).clamp(0, 1)
+            side = picture.shape[-1]
+            seen = written[row * side : (row + 1) * side, rank * side : (rank + 1) * side].permute(2, 0, 1)
+            assert (seen - picture).abs().max() < 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("strategy", ["auto", "{class_path: lightning_modules.parallel.ParticleParallelStrategy}"])
+def test_several_ranks_answer_slurm_whether_the_strategy_is_named_or_not(tmp_path, monkeypatch, strategy):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vsd"])
+    monkeypatch.setattr(Command, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(Command, "after_fit", lambda *_: None)
+    trainer = run(["fit", "--config", NERF, *TINY, f"--trainer.strategy={strategy}", "--trainer.devices=2"]).trainer
+    assert isinstance(trainer.strategy, ParticleParallelStrategy) and trainer.world_size == 2
+    kinds = [type(callback) for callback in trainer.callbacks]
+    assert kinds.count(Requeue) == 1
+    assert kinds.index(VSDGuidance) < kinds.index(Requeue), "the checkpoint holds the score network's update"
 
 
 def test_another_strategy_is_refused(tmp_path, capsys, monkeypatch):

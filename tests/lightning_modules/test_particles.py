@@ -32,7 +32,7 @@ def test_impossible_numbers_are_named(n, m, named):
 def test_ranks_share_out_the_particles_evenly(n, world):
     orders = [RoundRobin(n, 1) for _ in range(world)]
     for rank, order in enumerate(orders):
-        order.of_rank(rank, world)
+        order.set_rank(rank, world)
     moved = [i for order in orders for step in range(order.steps_per_round) for i in order(step)[0]]
     assert sorted(moved) == sorted(list(range(n)) * max(1, world // n))
     assert len({order.steps_per_round for order in orders}) == 1
@@ -41,17 +41,18 @@ def test_ranks_share_out_the_particles_evenly(n, world):
 @pytest.mark.parametrize(("n", "m", "world", "named"), [(3, 1, 2, "particles: 3 cannot"), (4, 3, 2, "per_step: 3 is")])
 def test_ranks_that_do_not_fit_are_named(n, m, world, named):
     with pytest.raises(InputError, match=named):
-        RoundRobin(n, m).of_rank(1, world)
+        RoundRobin(n, m).set_rank(1, world)
 
 
 def test_another_number_of_ranks_goes_on_where_the_others_stopped():
     """Two ranks of two particles each made 3 rounds and half of one; one rank goes on with the fifth."""
     before = RoundRobin(4, 1)
-    before.of_rank(1, 2)
+    before.set_rank(1, 2)
     assert before(7)[1] == 3
     after = RoundRobin(4, 1)
-    after.go_on(before.state(), 7)
+    after.resume(before.state(), 7)
     assert [after(step)[1] for step in (7, 10, 11)] == [4, 4, 5]
+    assert after(after.step_after(6))[1] == 6 and after(after.step_after(6) - 1)[1] == 5
     again = RoundRobin(4, 1)
-    again.go_on(after.state(), 9)
+    again.resume(after.state(), 9)
     assert [again(step) for step in range(7, 20)] == [after(step) for step in range(7, 20)]

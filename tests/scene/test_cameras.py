@@ -58,3 +58,30 @@ def test_turntable_is_one_even_turn():
     cameras = turntable(8, start=10)
     assert cameras.azimuth.tolist() == [10 + 45 * i for i in range(8)]
     assert len(cameras) == 8 and len(cameras[2:4]) == 2
+
+
+def test_a_batch_of_cameras_is_cut_and_moved_with_all_its_fields():
+    cameras = turntable(6, elevation=20, distance=2, fovy=50).cameras(8)
+    assert len(cameras) == 6 and cameras.resolution == 8
+    for part, where in ((cameras[2:4], [2, 3]), (cameras[[5, 0]], [5, 0]), (cameras[1:2].to("cpu"), [1])):
+        assert len(part) == len(where) and part.resolution == 8
+        for name in ("camera_to_world", "fovy", "azimuth", "elevation", "distance"):
+            assert torch.equal(getattr(part, name), getattr(cameras, name)[where])
+    assert cameras.to("meta").distance.device.type == "meta"
+
+
+def test_rays_of_a_batch_go_image_by_image_and_row_by_row():
+    cameras = turntable(3).cameras(4)
+    origins, directions = cameras.rays()
+    for i in range(3):
+        for j in range(16):
+            pixel = torch.tensor([[j // 4 + 0.5, j % 4 + 0.5]])
+            origin, direction = rays(cameras.camera_to_world[i : i + 1], cameras.fovy[i : i + 1], pixel, 4, 4)
+            torch.testing.assert_close(directions[16 * i + j], direction[0, 0])
+            assert torch.equal(origins[16 * i + j], origin[0])
+
+
+def test_jittered_matrices_take_the_place_of_the_orbits_own():
+    matrices = look_at(torch.randn(2, 3))
+    cameras = turntable(2).cameras(4, matrices)
+    assert torch.equal(cameras.camera_to_world, matrices) and cameras.azimuth.tolist() == [0, 180]

@@ -6,7 +6,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lightning_modules.run.checkpoints import FORMAT
-from lightning_modules.run.config import choose, give_identity, place
+from lightning_modules.run.config import choose, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, LAST
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -83,10 +83,10 @@ def test_the_record_keeps_the_name_at_wandb(elsewhere):
         return configuration(logger=part("a.WandbLogger", **{"id": None, "version": None, **more}))
 
     first, again, named = wandb(), wandb(), wandb(id="mine")
-    give_identity(first, elsewhere)
+    set_wandb_id(first, elsewhere)
     identity = first.trainer.logger.init_args.id
     (elsewhere / CONFIG).write_text(yaml.safe_dump({"trainer": {"logger": first.trainer.logger.as_dict()}}))
     for config in (again, named):
-        give_identity(config, elsewhere)
+        set_wandb_id(config, elsewhere)
     assert again.trainer.logger.init_args.id == identity and len(identity) == 8
     assert named.trainer.logger.init_args.id == "mine"

@@ -28,13 +28,20 @@ def test_a_new_metric_is_a_new_column(tmp_path):
     ]
 
 
-def test_a_resumed_run_goes_on_in_the_file_without_the_steps_it_repeats(tmp_path):
+def test_a_row_of_an_earlier_step_leaves_the_later_ones(tmp_path):
+    for step in (4, 0):  # as validation without training logs it
+        MetricsFile(tmp_path).log_metrics({"loss": 1.0}, step)
+    assert [row["step"] for row in rows(tmp_path)] == ["4", "0"]
+
+
+def test_a_resumed_run_appends_to_the_file_without_the_steps_it_repeats(tmp_path):
     first = MetricsFile(tmp_path)
     for step in range(6):
         first.log_metrics({"loss": 1.0, "old": 0.0}, step)
     with open(tmp_path / "metrics.csv", "a") as file:
         file.write("6,1.")  # a kill in the middle of a line
     second = MetricsFile(tmp_path)
+    second.drop_from(4)
     for step in (4, 5):
         second.log_metrics({"loss": 2.0, "new": 5.0}, step)
     assert [(r["step"], r["loss"], r["old"], r["new"]) for r in rows(tmp_path)] == [
