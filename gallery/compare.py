@@ -155,7 +155,7 @@ def _last_losses(run: Run) -> dict[str, str]:
 
 
 def differences(runs: list[Run], folder: Path) -> Markup | None:
-    """The settings in which runs differ, a column per run.
+    """The settings in which runs differ that have the same stage, a column per run.
 
     Args:
         runs: The runs.
@@ -164,15 +164,12 @@ def differences(runs: list[Run], folder: Path) -> Markup | None:
     Returns:
         HTML, None where all are alike.
     """
-    columns = [
-        {f"{part.name}: {key}": value for part in run.parts for key, value in part.settings.items()} for run in runs
-    ]
-    keys = dict.fromkeys(key for column in columns for key in column)
+    columns = [{part.name: part.settings for part in run.parts} for run in runs]
+    keys = dict.fromkeys((stage, key) for column in columns for stage in column for key in column[stage])
     rows = []
-    for key in keys:
-        values = [column.get(key, "–") for column in columns]
-        if len(set(values)) > 1:
-            rows.append([key, *values])
+    for stage, key in keys:
+        if len({column[stage].get(key) for column in columns if stage in column}) > 1:
+            rows.append([f"{stage}: {key}", *(column.get(stage, {}).get(key, "–") for column in columns)])
     if not rows:
         return None
     head = ["setting", *(name_of(run, folder) for run in runs)]
