@@ -1,3 +1,6 @@
+from functools import cache
+
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import trimesh
@@ -23,6 +26,15 @@ def write_box(path, size=(1.0, 1.0, 1.0)):
     path.write_bytes(box.export(file_type="glb"))
 
 
+@cache
+def turntable():
+    """A short H.264 video."""
+    frames = np.full((3, 16, 32, 3), 128, np.uint8)
+    return iio.imwrite(
+        "<bytes>", frames, extension=".mp4", fps=30, codec="libx264", macro_block_size=2, plugin="FFMPEG"
+    )
+
+
 def write_stage(folder, kind="Texture", particles=1, prompt="a red mushroom", **options):
     """What a stage leaves in its folder, small."""
     (folder / "validation").mkdir(parents=True)
@@ -43,7 +55,7 @@ def write_stage(folder, kind="Texture", particles=1, prompt="a red mushroom", **
     for i in range(particles):
         Image.new("RGB", (16, 4), "teal").save(folder / f"contact-particle{i}.png")
         Image.new("RGB", (16, 4), "teal").save(folder / "validation" / f"particle{i}-step000450.png")
-        (folder / f"turntable-particle{i}.mp4").write_bytes(b"")
+        (folder / f"turntable-particle{i}.mp4").write_bytes(turntable())
 
 
 def write_dream(folder, prompt="a red mushroom", particles=1, seed=0):

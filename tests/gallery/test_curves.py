@@ -22,7 +22,8 @@ def test_a_column_is_a_curve_without_its_empty_cells(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "why"), [("39", "half a line"), ("39,1,2,3", "too long"), ("x,1,2", "no step"), ("39,1.5.1,2", "no number")]
+    ("line", "why"),
+    [("39", "half a line"), ("39,1,2,3", "too long"), ("x,1,2", "no step"), ("39,1.5.1,2", "no number")],
 )
 def test_a_damaged_line_is_left_out_and_told(tmp_path, line, why):
     file = tmp_path / "metrics.csv"
