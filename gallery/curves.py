@@ -133,11 +133,17 @@ def _svg(curve: Curve, said: str) -> Markup:
     for value in dict.fromkeys((low, middle, high)):
         x, y = point(first, value)
         parts.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - 6, y1=f"{y:.1f}", y2=f"{y:.1f}"))
-        parts.append(element("text", f"{value:.3g}", x=LEFT - 5, y=f"{y + 3.5:.1f}", text_anchor="end"))
+        parts.append(element("text", _tick(value), x=LEFT - 5, y=f"{y + 3.5:.1f}", text_anchor="end"))
     parts.append(element("text", str(curve.steps[0]), x=LEFT, y=HEIGHT - 5))
     parts.append(element("text", f"step {curve.steps[-1]}", x=WIDTH - 6, y=HEIGHT - 5, text_anchor="end"))
     parts += [line(values, "raw"), line(_smooth(values), "mean")]
     return element("svg", element("title", said), parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=said)
+
+
+def _tick(value: float) -> str:
+    """A number that fits beside the axis."""
+    words = f"{value:.3g}"
+    return words if len(words) <= 6 else f"{value:.0e}"
 
 
 def _thin(numbers: list) -> list[float]:

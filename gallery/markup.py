@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 VOID = ("img", "input", "link", "meta")  # elements without an end tag
+LONG = 28  # characters of a table's cell from which it is broken into lines
 
 
 class Markup(str):
@@ -87,6 +88,11 @@ def table(head: list[str], rows: list[list[str]], caption: str) -> Markup:
         role="region",
         aria_label=caption,
     )
+
+
+def _length(text: str) -> str | None:
+    """The class of a cell, by which only long text is broken into lines."""
+    return "long" if len(text) > LONG else None
 
 
 def address(path: Path, page: Path) -> str:

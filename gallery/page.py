@@ -160,7 +160,7 @@ def contacts(run: Run) -> Markup | None:
             for file in pictures:
                 step = int(file.stem.rpartition("step")[2])
                 words = f"{part.name}, particle {i}, step {step}"
-                alt = f"{run.prompt}, {words}: colour and normals from some views"
+                alt = f"{run.prompt}, {words}: colour first, then normals, from a few views"
                 strips.append(element("figure", picture(file, run.folder, alt), element("figcaption", words)))
     if not figures and not strips:
         return None

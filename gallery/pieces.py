@@ -95,7 +95,7 @@ def link(file: Path, folder: Path, words: str | None = None) -> Markup:
 
 
 def video(file: Path, folder: Path, label: str) -> Markup:
-    """A turntable.
+    """A turntable, with the browser's controls until viewer.js turns it into a button.
 
     Args:
         file: MP4.
@@ -114,7 +114,7 @@ def video(file: Path, folder: Path, label: str) -> Markup:
         muted=True,
         playsinline=True,
         preload="metadata",
-        aria_label=f"{label}: colour on the left, normals on the right",
+        aria_label=f"{label}: colour, then normals; play or pause",
     )
 
 

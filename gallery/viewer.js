@@ -259,15 +259,31 @@
       for (const links of all("[data-of]")) links.hidden = links.dataset.of !== button.dataset.choose;
     });
   }
+  // Videos are small: the browser's controls would cover them.
+  const videos = all("video");
+  for (const video of videos) {
+    video.controls = false;
+    video.tabIndex = 0;
+    video.setAttribute("role", "button");
+    const widen = () => video.parentElement.style.setProperty("--wide", video.videoWidth / video.videoHeight);
+    video.readyState ? widen() : video.addEventListener("loadedmetadata", widen, { once: true });
+    const toggle = () => (video.paused ? video.play().catch(() => {}) : video.pause());
+    video.addEventListener("click", toggle);
+    video.addEventListener("keydown", (event) => {
+      if (event.key !== " " && event.key !== "Enter") return;
+      event.preventDefault();
+      toggle();
+    });
+  }
   for (const button of all("[data-play]")) {
     button.addEventListener("click", () => {
       const play = button.getAttribute("aria-pressed") === "false";
       button.setAttribute("aria-pressed", String(play));
       button.textContent = play ? "Pause all" : "Play all";
-      for (const video of all("video")) {
+      for (const video of videos) {
         if (!play) video.pause();
         else {
-          video.currentTime = 0;
+          video.currentTime = 0; // all at the same angle
           video.play().catch(() => {});
         }
       }

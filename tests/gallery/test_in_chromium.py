@@ -140,6 +140,16 @@ def test_tab_reaches_the_view_the_shadings_and_every_particle(runs, see):
     ]
 
 
+def test_the_turntables_play_together_and_alone(runs, see):
+    tab = see(runs / "one" / "index.html", before="HTMLMediaElement.prototype.play = async function () { this.on = 1 }")
+    on = "[...document.querySelectorAll('video')].map((video) => video.on || 0)"
+    tab.value("document.querySelectorAll('video')[2].focus()")
+    tab.press(" ")
+    assert tab.value(on) == [0, 0, 1, 0, 0, 0]
+    tab.click("[data-play]")
+    assert tab.value(on) == [1] * 6 and tab.value("document.querySelector('[data-play]').innerText") == "Pause all"
+
+
 def test_a_hostile_prompt_is_text(runs, see):
     tab = see(runs / "two" / "index.html")
     assert tab.value("document.querySelector('h1').textContent") == HOSTILE
