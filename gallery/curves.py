@@ -107,14 +107,19 @@ def chart(curve: Curve, stage: str) -> Markup:
         parts = element("p", "; ".join(filter(None, (only, lost))), class_="only")
         return element("figure", parts, element("figcaption", words), class_="chart")
     said = f"{stage}: {words}, from {curve.values[0]:.3g} to {curve.values[-1]:.3g} in {curve.steps[-1]} steps"
-    tail = [element("span", f" ({lost})", class_="bad")] if lost else []
-    return element("figure", _svg(curve, said), element("figcaption", words, tail), class_="chart")
-
-
-def _svg(curve: Curve, said: str) -> Markup:
     steps, values = _thin(curve.steps), _thin(curve.values)
+    log = min(values) > 0 and max(values) / min(values) > LOG_FROM
+    caption = element(
+        "figcaption",
+        words,
+        ", logarithmic" if log else None,
+        element("span", f" ({lost})", class_="bad") if lost else None,
+    )
+    return element("figure", _svg(curve, steps, values, log, said), caption, class_="chart")
+
+
+def _svg(curve: Curve, steps: list[float], values: list[float], log: bool, said: str) -> Markup:
     low, high = min(values), max(values)
-    log = low > 0 and high / low > LOG_FROM
     scale = math.log10 if log else float
     bottom, top = scale(low), scale(high)
     first, last = steps[0], steps[-1]

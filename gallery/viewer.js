@@ -75,6 +75,7 @@
       this.camera = new THREE.PerspectiveCamera(FOVY, 1, 0.01, 100);
       this.still = "still" in canvas.dataset;
       this.size = [0, 0];
+      this.fault = ""; // why there is no mesh
       if (!this.still) this.listen();
       new ResizeObserver(() => {
         this.fit();
@@ -124,13 +125,14 @@
     /** Loads a mesh and shows it; the camera stays when there was one before. */
     async show(source) {
       const first = !this.model;
+      this.fault = "";
       try {
         this.model = await load(source);
-        say("");
       } catch (error) {
-        say(`No mesh: ${error.message}`);
-        return;
+        this.fault = `No mesh: ${error.message}.`;
       }
+      say([...new Set(views.map((view) => view.fault))].filter(Boolean).join(" "));
+      if (this.fault) return;
       if (first) this.start();
       draw(this);
     }

@@ -64,8 +64,9 @@ def test_the_line_goes_from_the_first_to_the_last_value():
 
 def test_a_wide_range_has_a_logarithmic_axis():
     assert LOG_FROM < 100
-    (_, y0), (_, y1), (_, y2) = drawn(Curve("loss", [0, 1, 2], [100.0, 10.0, 1.0]))
-    assert y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
+    curve = Curve("loss", [0, 1, 2], [100.0, 10.0, 1.0])
+    (_, y0), (_, y1), (_, y2) = drawn(curve)
+    assert y1 == pytest.approx((y0 + y2) / 2, abs=0.1) and "logarithmic" in chart(curve, "nerf")
 
 
 def test_a_constant_curve_is_a_line_in_the_middle():

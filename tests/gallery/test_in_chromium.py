@@ -203,10 +203,14 @@ def test_a_browser_without_webgl_says_so(runs, browser):
     tab.close()
 
 
-def test_a_missing_mesh_is_named(tmp_path, browser):
-    write_dream(tmp_path / "run")
+def test_a_missing_mesh_is_named_and_the_others_are_shown(tmp_path, browser):
+    write_dream(tmp_path / "run", particles=2)
     command.main([str(tmp_path / "run")])
     (tmp_path / "run" / "index_files" / "texture-mesh-particle0.js").unlink()
     tab = browser.open(tmp_path / "run" / "index.html")
     tab.wait("document.querySelector('.status').textContent.includes('texture-mesh-particle0.js is missing')")
+    tab.wait("document.querySelectorAll('canvas[data-drawn]').length === 1")
+    tab.click("[data-choose$='particle1.js']")
+    tab.wait(f"{LARGE}.dataset.drawn === ''")
+    assert 0.1 < pixels(tab)[0] < 0.8
     tab.close()
