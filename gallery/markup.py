@@ -72,8 +72,12 @@ def table(head: list[str], rows: list[list[str]], caption: str) -> Markup:
         HTML.
     """
     lines = [
-        element("tr", element("th", first, scope="row"), [element("td", cell) for cell in rest])
-        for first, *rest in rows
+        element(
+            "tr",
+            element("th", first, scope="row", class_=_length(first)),
+            [element("td", cell, class_=_length(cell)) for cell in cells],
+        )
+        for first, *cells in rows
     ]
     return element(
         "div",

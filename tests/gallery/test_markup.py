@@ -37,7 +37,11 @@ def test_attributes_lose_underscores_and_false_ones_are_dropped():
 def test_a_table_has_heads_for_columns_and_rows():
     made = table(["run", "loss"], [["a", "1"], ["b", "2"]], "Runs")
     assert made.count('scope="col"') == 2 and made.count('scope="row"') == 2 and made.count("<td>") == 2
-    assert "<caption>Runs</caption>" in made
+    assert "<caption>Runs</caption>" in made and "class" not in made.partition("<table>")[2]
+
+
+def test_a_long_cell_is_marked():
+    assert '<td class="long">' in table(["run", "prompt"], [["a", 100 * "x"]], "Runs")
 
 
 @pytest.mark.parametrize("name", ["a b#1?.png", 'x" onerror="y.png', "javascript:alert(1)", "größe.png"])
