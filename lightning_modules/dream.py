@@ -5,7 +5,7 @@ dream --resume FOLDER
 
 Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE; OPTIONS go to the `vsd fit` of each, such as
 `-- --trainer.devices 4 -c configs/loggers/wandb.yaml`. FOLDER/dream.yaml holds what was asked for; a stage that has
-finished leaves FOLDER/STAGE/finished and is not run again.
+finished leaves FOLDER/STAGE/finished and is not run again. FOLDER/STAGE/seconds holds how long it took.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +23,13 @@ from time import monotonic
 import yaml
 
 from common.errors import InputError
+from common.files import atomic_write
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder
 
 PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 FINISHED = "finished"
+SECONDS = "seconds"  # of a stage, those before it was resumed included
 CONFIG_FLAGS = ("-c", "--config")
 EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
 
@@ -198,10 +201,12 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) ->
         if not (folder / stage / FINISHED).exists():
             start = monotonic()
             code = run_stage(wish, stage, folder, (more or {}).get(stage, []))
+            spent = monotonic() - start
+            add_seconds(folder / stage, spent)
             if code:
                 return code
             (folder / stage / FINISHED).touch()
-            seconds[stage] = monotonic() - start
+            seconds[stage] = spent
     if seconds:
         parts = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items())
         print(f"{parts}; {sum(seconds.values()):.0f} s in all")
@@ -209,6 +214,19 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) ->
         for file in sorted([*(folder / stage).glob("*.*"), folder / stage / LAST]):
             print(os.path.relpath(file))
     return 0
+
+
+def add_seconds(folder: Path, seconds: float) -> None:
+    """Adds to the time that a stage has taken.
+
+    Args:
+        folder: Of the stage; where there is none, the stage came to nothing and nothing is written.
+        seconds: What to add.
+    """
+    if folder.is_dir():
+        before = float((folder / SECONDS).read_text()) if (folder / SECONDS).exists() else 0.0
+        with atomic_write(folder / SECONDS) as part:
+            part.write_text(f"{before + seconds:.1f}\n")
 
 
 def recorded(folder: Path) -> Wish:
@@ -288,12 +306,17 @@ def absolute_configs(overrides: list[str]) -> list[str]:
     return overrides
 
 
-def main(args: list[str] | None = None, more: dict[str, list[str]] | None = None) -> None:
+def main(
+    args: list[str] | None = None,
+    more: dict[str, list[str]] | None = None,
+    at_end: Callable[[Path], None] | None = None,
+) -> None:
     """Runs the command; exits with 2 and one line when an input is wrong.
 
     Args:
         args: Arguments of the command, None for the program's.
         more: Further options of `vsd fit`, by stage.
+        at_end: Called with the folder of the run when all its stages have finished.
     """
     try:
         wish, folder, resumed = parse(args)
@@ -308,6 +331,8 @@ def main(args: list[str] | None = None, more: dict[str, list[str]] | None = None
     code = dream(wish, folder.path, more)
     if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
         folder.discard()
+    if code == 0 and at_end is not None:
+        at_end(folder.path)
     sys.exit(code)
 
 

@@ -15,6 +15,7 @@ BELOW = {
     "lightning_modules": {"common", "vsd", "scene", "toybox"},
     "benchmarks": {"common", "vsd", "scene", "toybox"},
     "evaluation": {"common", "vsd", "scene", "toybox", "datamodules", "lightning_modules", "benchmarks"},
+    "gallery": {"common", "lightning_modules"},
 }
 
 

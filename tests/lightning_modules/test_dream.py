@@ -8,7 +8,8 @@ import pytest
 import yaml
 from small_runs import GEOMETRY, TEXTURE, TINY
 
-from lightning_modules.dream import FINISHED, PRESETS, STAGES, Wish, config_of, main, options_of
+from lightning_modules import dream
+from lightning_modules.dream import FINISHED, PRESETS, SECONDS, STAGES, Wish, config_of, main, options_of
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
 
 SHORT = {
@@ -150,6 +151,33 @@ def test_a_stage_that_was_stopped_goes_on(elsewhere, stage):
     (resumed,) = [command for command in stage.commands if str(record) in command]
     assert resumed[-4:] == ["--config", str(record), "--ckpt_path", "last"]
     assert (record.parent / FINISHED).exists()
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_the_time_of_a_stage_counts_its_earlier_sessions(elsewhere, stage, monkeypatch, code):
+    stage.code = code
+    now = iter(range(0, 1000, 7))
+    monkeypatch.setattr(dream, "monotonic", lambda: next(now))
+    (elsewhere / "run" / "nerf").mkdir(parents=True)
+    (elsewhere / "run" / "nerf" / SECONDS).write_text("100.5\n")
+    (elsewhere / "run" / DREAM).write_text("prompt: a red car")
+    for name in STAGES[1:]:
+        (elsewhere / "run" / name).mkdir()
+    assert ended("--resume", "run") == code
+    assert (elsewhere / "run" / "nerf" / SECONDS).read_text() == "107.5\n"
+    assert (elsewhere / "run" / "geometry" / SECONDS).exists() == (code == 0)
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_what_comes_at_the_end_comes_when_all_is_through(elsewhere, stage, code):
+    stage.code = code
+    for name in STAGES:
+        (elsewhere / "run" / name).mkdir(parents=True)
+    (elsewhere / "run" / DREAM).write_text("prompt: a red car")
+    seen = []
+    with pytest.raises(SystemExit) as end:
+        main(["--resume", "run"], at_end=seen.append)
+    assert end.value.code == code and seen == ([elsewhere / "run"] if code == 0 else [])
 
 
 def test_a_stage_is_handed_those_before_it_from_where_they_lie_now(elsewhere, stage):

@@ -1,0 +1,105 @@
+"""The commands: `vsd gallery FOLDER...`, and `vsd` and `dream` as they are installed.
+
+vsd gallery FOLDER... [--out FOLDER]
+
+writes index.html into every run folder, and for several runs a page that compares them. FOLDER is a run of `dream`, a
+run of a stage, or a folder of runs such as `runs`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import InputError
+from gallery.compare import write_compare_page
+from gallery.page import write_run_page
+from gallery.runs import find_runs, read_run
+from lightning_modules import dream as stages
+
+
+def main(args: list[str] | None = None) -> None:
+    """`vsd gallery`: prints the pages, the one to open last; exits with 2 and one line when an input is wrong.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
+    parser = argparse.ArgumentParser(
+        prog="vsd gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs, or folders of runs")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where the comparison goes (default: the folder that holds all runs)"
+    )
+    options = parser.parse_args(args)
+    with one_line("vsd gallery"):
+        for page in write(options.folders, options.out):
+            print(os.path.relpath(page))
+
+
+def write(folders: list[Path], out: Path | None = None) -> list[Path]:
+    """Writes the pages of runs.
+
+    Args:
+        folders: Runs, or folders of runs.
+        out: Folder of the comparison; None for the innermost folder that holds all that are named.
+
+    Returns:
+        The pages, that of the comparison last.
+
+    Raises:
+        InputError: A folder holds no run, or a page of another program is in the way.
+        OSError: A folder is not writable.
+    """
+    runs = [read_run(folder) for folder in find_runs(folders)]
+    pages = [write_run_page(run) for run in runs]
+    if len(runs) > 1 or out is not None:
+        place = (out or Path(os.path.commonpath([folder.absolute() for folder in folders]))).absolute()
+        if any(run.folder == place for run in runs):
+            raise InputError(f"--out: {place} is the folder of a run; name another for the comparison")
+        pages.append(write_compare_page(runs, place))
+    return pages
+
+
+def vsd() -> None:
+    """The program `vsd`: `vsd gallery` is here, everything else in lightning_modules.cli."""
+    if sys.argv[1:2] == ["gallery"]:
+        main(sys.argv[2:])
+    else:
+        from lightning_modules.cli import main as train  # loads torch
+
+        train()
+
+
+def dream() -> None:
+    """The program `dream`, which ends with the page of its run."""
+    stages.main(at_end=show)
+
+
+def show(folder: Path) -> None:
+    """Writes the page of a run and prints its path.
+
+    Args:
+        folder: Of the run.
+    """
+    with one_line("dream"):
+        print(os.path.relpath(write_run_page(read_run(folder))))
+
+
+@contextmanager
+def one_line(program: str) -> Iterator[None]:
+    """Ends the program with 2 and one line for a wrong input.
+
+    Args:
+        program: Its name.
+    """
+    try:
+        yield
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"{program}: {error.filename}: {error.strerror}; free it, or name another place", file=sys.stderr)
+        sys.exit(2)
