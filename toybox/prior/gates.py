@@ -1,4 +1,6 @@
-"""Is the toybox prior good enough to distill? python -m toybox.prior.gates [--prior FOLDER] [--out FOLDER] [--quick]
+"""Measures whether the toybox prior is good enough to distill.
+
+    python -m toybox.prior.gates [--prior FOLDER] [--out FOLDER] [--quick]
 
 Prints one table with the goal beside each figure, writes toybox_samples.png, and exits with 1 if a figure falls short.
 Everything is measured on instances that no training has seen; the view judge is trained on truth alone. True renders
@@ -61,11 +63,11 @@ class Sizes:
     steps: int = 30
 
 
-QUICK = Sizes(train=1920, held_out=480, judge_steps=250, images=64, colours=1, samples=1, bank=16, steps=15)
+QUICK = Sizes(train=1920, held_out=240, judge_steps=200, images=64, colours=1, samples=1, bank=8, steps=12)
 
 
 class Table:
-    """Rows of figures beside their goals; remembers the ones that fall short."""
+    """Rows of figures beside their goals; `missed` has the names of those that fall short."""
 
     def __init__(self):
         self.missed: list[str] = []

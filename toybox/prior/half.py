@@ -1,4 +1,4 @@
-"""The half-precision copy of a prior, which the project ships: python -m toybox.prior.half FOLDER OUT"""
+"""The half-precision copy of a prior, which the project ships: `python -m toybox.prior.half FOLDER OUT`."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""What the three trainings of the toybox prior have in common.
+"""The common base of the three trainings of the toybox prior.
 
 The prior is a Stable Diffusion pipeline in a folder. A part is what one training changes in it: the autoencoder, the
 UNet with the text tower, the image tower, in this order. What a step draws is a function of (seed, rank, step), and

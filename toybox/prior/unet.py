@@ -93,12 +93,23 @@ class ToyboxUnet(ToyboxPart):
         return alpha * latents + sigma * noise, alpha * noise - sigma * latents
 
     def errors(self, noisy: Tensor, target: Tensor, t: Tensor, text: Tensor, unet: Callable | None = None) -> Tensor:
-        """Squared errors (B,) of the prediction; unet: the network's compiled form, by default the network."""
+        """Squared errors of the prediction.
+
+        Args:
+            noisy: (B, C, h, w) x_t.
+            target: (B, C, h, w) v.
+            t: (B,) timesteps.
+            text: (B, L, D) embeddings.
+            unet: The network's compiled form, by default the network.
+
+        Returns:
+            (B,) means over the values of a latent.
+        """
         predicted = (unet or self.network)(noisy.contiguous(memory_format=torch.channels_last), t, text).sample
         return (predicted.float() - target).square().mean((1, 2, 3))
 
     def power(self) -> float:
-        """p of this step."""
+        """The exponent p of this step."""
         progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
         return self.t_power + (self.late_t_power - self.t_power) * progress
 
@@ -106,7 +117,19 @@ class ToyboxUnet(ToyboxPart):
     def stable(
         self, target: Tensor, noisy: Tensor, latents: Tensor, captions: list[str], t: Tensor, draws: torch.Generator
     ) -> Tensor:
-        """The target (B, C, h, w), stable where t is at least `stable_from`."""
+        """Replaces targets by stable ones where t is at least `stable_from`.
+
+        Args:
+            target: (B, C, h, w) v of the latents.
+            noisy: (B, C, h, w) x_t.
+            latents: (B, C, h, w) x_0.
+            captions: B of them.
+            t: (B,) timesteps.
+            draws: The generator of the references.
+
+        Returns:
+            (B, C, h, w).
+        """
         rows = torch.nonzero(t >= self.stable_from)[:, 0]
         if self.pools is None or not len(rows):
             return target
