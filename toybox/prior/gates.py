@@ -209,10 +209,6 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path, folder: Path
     """
     table = Table()
     held_out = load_renders(sizes.held_out, held_out=True)
-    with torch.enable_grad():
-        judge = cached_view_classifier(load_renders(sizes.train), sizes.judge_steps)
-    for name, accuracy in held_out_accuracy(judge, held_out).items():
-        table.row(f"view judge's accuracy on held-out truth, {name}", accuracy, ">= 0.95", percent=True)
     if folder is not None:
         gate_files(table, folder)
     gate_networks(table, pipeline, held_out, sizes.images)
@@ -221,6 +217,10 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path, folder: Path
     texts = [caption(name, colour, VIEWS.sectors[sector].words) for name, colour, sector in wanted]
     samples = metrics.sample(pipeline, texts, GUIDANCE, sizes.steps, RESCALE)
     picture(wanted, samples, out / "toybox_samples.png")
+    with torch.enable_grad():
+        judge = cached_view_classifier(load_renders(sizes.train), sizes.judge_steps)
+    for name, accuracy in held_out_accuracy(judge, held_out).items():
+        table.row(f"view judge's accuracy on held-out truth, {name}", accuracy, ">= 0.95", percent=True)
     gate_views(table, judge, wanted, samples)
     first, second = gate_samples(table, wanted, samples, sizes.bank)
     features = [metrics.image_features(pipeline, images) for images in (samples, first, second)]

@@ -50,13 +50,13 @@ def load_latents(vae: AutoencoderKL, renders: Renders, seed: int, cache: str | P
             raise InputError(f"{path}: not a readable cache file ({error}); delete it to make it anew") from error
     count = len(renders)
     backgrounds = random_backgrounds(count, np.random.default_rng([seed, count]))
-    parts = []
-    for flip in (False, True):
+    side = renders.rgba.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
+    latents = torch.empty(2 * count, vae.config.latent_channels, side, side, dtype=torch.float16)
+    for first, flip in ((0, False), (count, True)):
         for index in torch.arange(count).split(BATCH):
             images = renders.images(index, backgrounds[index], torch.full((len(index),), flip))
             images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
-            parts.append(encode(vae, images).half().cpu())
-    latents = torch.cat(parts).contiguous()
+            latents[first + index] = encode(vae, images).half().cpu()
     with atomic_write(path) as temporary:
         save_file({KEY: latents}, temporary)
     return latents

@@ -34,8 +34,8 @@ def test_an_interrupted_training_of_a_part_ends_with_the_same_bits(part, untrain
     folders = tmp_path / "a" / "prior", tmp_path / "b" / "prior"
     for folder in folders:
         shutil.copytree(untrained_prior, folder)
-    every = "--trainer.callbacks.every=2"
-    fit(part, folders[0], every, steps=4)
+    usual = "--trainer.callbacks.every=2", "--trainer.precision=bf16-mixed"
+    fit(part, folders[0], *usual, steps=4)
     step = CLASSES[part].training_step
 
     def killed(self, batch, index):
@@ -45,14 +45,14 @@ def test_an_interrupted_training_of_a_part_ends_with_the_same_bits(part, untrain
 
     monkeypatch.setattr(CLASSES[part], "training_step", killed)
     with pytest.raises(Killed):
-        fit(part, folders[1], every, steps=4)
+        fit(part, folders[1], *usual, steps=4)
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["vsd"])
     for folder in folders:
         saved = torch.load(checkpoint(part, folder), weights_only=True)
         assert saved["global_step"] == 2, "the state after the last step is not kept"
     torch.manual_seed(7)
-    fit(part, folders[1], every, f"--ckpt_path={checkpoint(part, folders[1])}", "--seed_everything=5", steps=4)
+    fit(part, folders[1], *usual, f"--ckpt_path={checkpoint(part, folders[1])}", "--seed_everything=5", steps=4)
     for name in PARTS:
         whole, resumed = (weights(folder, name) for folder in folders)
         assert same(whole, resumed), name
