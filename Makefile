@@ -30,13 +30,24 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Trains the toybox prior anew in runs/prior (hours on a CPU) and writes its fp16 copy to runs/prior-half.
-prior: $(READY)
-	$(BIN)/vsd fit --config configs/toybox/autoencoder.yaml
-	$(BIN)/vsd fit --config configs/toybox/prior.yaml
-	$(BIN)/vsd fit --config configs/toybox/prior.yaml --trainer.max_steps=1300 --model.lr=5e-4 --model.decay=1000 --model.t_power=1.4
-	$(BIN)/vsd fit --config configs/toybox/image_tower.yaml
-	$(BIN)/python -c "from toybox.prior.training import save_half; save_half('runs/prior', 'runs/prior-half')"
+# Trains the toybox prior from random weights in runs/prior (hours on a CPU), one part after the other, and writes its
+# half-precision copy to runs/prior-half. Interrupted, it resumes where it stopped, also on another machine with this
+# one's runs/; a part that is through is not run again. DEVICE=cuda: larger batches and more pictures on a GPU; a part
+# ends on the kind of device that it began on.
+DEVICE ?= cpu
+PARTS := runs/prior-training
+
+prior: runs/prior-half/model_index.json
+
+$(PARTS)/prior/done: | $(PARTS)/autoencoder/done
+$(PARTS)/image_tower/done: | $(PARTS)/prior/done
+$(PARTS)/%/done: | $(READY)
+	$(BIN)/vsd fit --config configs/toybox/$*.yaml $(if $(filter cuda,$(DEVICE)),--config configs/toybox/$*-cuda.yaml) \
+		$(addprefix --ckpt_path ,$(wildcard $(@D)/last.ckpt))
+	mkdir -p $(@D) && touch $@
+
+runs/prior-half/model_index.json: | $(PARTS)/image_tower/done
+	$(BIN)/python -m toybox.prior.half runs/prior runs/prior-half
 
 gates: $(READY)
 	$(BIN)/python -m toybox.prior.gates

@@ -29,10 +29,18 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def word_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer to which each of `words` is one token; other words fall into letters.
+    """A CLIP tokenizer in which each of some words is one token; other words fall into letters.
 
-    Source: byte-pair encoding as in CLIP. The merges of a word are appended after those of earlier words, so that
-    they rank lower and never change how an earlier word is merged.
+    The merges of a word are appended after those of earlier words, so that they rank lower and never change how an
+    earlier word is merged.
+
+    Source: byte-pair encoding as in CLIP.
+
+    Args:
+        words: The vocabulary, in the order of the token ids.
+
+    Returns:
+        A tokenizer with at most PROMPT_TOKENS tokens per prompt.
     """
     merges: list[tuple[str, str]] = []
     pieces = [piece for word in words if len(word) > 1 for piece in _merge(word, merges)]
@@ -46,7 +54,7 @@ def word_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
 
 
 def _merge(word: str, merges: list[tuple[str, str]]) -> list[str]:
-    """Appends the merges that `word` still needs, and returns the pieces that its merging makes."""
+    """Appends the merges that `word` still needs, and returns the pieces that its merging gives."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     made = []
     while len(pieces) > 1:
@@ -61,7 +69,12 @@ def _merge(word: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def untrained_pipeline(words: Sequence[str], seed: int = 0) -> StableDiffusionPipeline:
-    """The whole pipeline with random weights, a function of `words` (the vocabulary) and `seed`."""
+    """The whole pipeline with random weights.
+
+    Args:
+        words: The vocabulary.
+        seed: Of the weights; the global generator stays as it is.
+    """
     tokenizer = word_tokenizer(words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """A linear starting point for an AutoencoderKL, from which training reaches sharp pictures several times sooner.
 
-With random weights the group normalisations hide absolute colours, and the first thousand steps go into finding them
-again. Here the residual stream passes the image on (Haar wavelets going down, bilinear pixels going up), constant
+With random weights the group normalisations hide absolute colours, and the first thousand steps are spent on finding
+them again. Here the residual stream passes the image on (Haar wavelets going down, bilinear pixels going up), constant
 channels keep the normalisations' statistics steady, and the last convolution of each half is solved for: the encoder's
 gives the best linear latents (principal components of patches), the decoder's the best linear picture.
 """
@@ -17,7 +17,13 @@ STEADY = 2.0  # standard deviation of the constant channels
 
 @torch.no_grad()
 def start_linear(vae: AutoencoderKL, images: Tensor, log_variance: float = -7.0) -> None:
-    """Sets the weights in place. images: (B, 3, H, W) in [-1, 1], at least a dozen; log_variance: the posterior's."""
+    """Sets the weights in place.
+
+    Args:
+        vae: With random weights.
+        images: (B, 3, H, W) in [-1, 1], at least a dozen; memory grows with B.
+        log_variance: Of the posterior that the encoder gives for every image.
+    """
     for half in (vae.encoder, vae.decoder):
         for module in half.modules():
             name = type(module).__name__

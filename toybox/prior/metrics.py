@@ -3,20 +3,21 @@
 Pipelines are diffusers' StableDiffusionPipeline; images are (B, 3, 64, 64) in [-1, 1].
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from scene.cameras import Orbit
 from toybox.prior.data import labels
+from toybox.prior.latents import encode
 from toybox.world.captions import VIEWS, caption
-from toybox.world.objects import COLOURS, OBJECTS, WITH_FRONT, build, stack
-from toybox.world.render import render
-from toybox.world.renders import CameraRanges, Renders, random_backgrounds
+from toybox.world.objects import COLOURS, OBJECTS, WITH_FRONT
+from toybox.world.renders import Renders, random_backgrounds
 
-BANK_SEED = 900_000_000  # instances that neither training nor validation has seen
+BATCH = 64
 VISIBLE = 0.08  # a pixel this far from the background, in [0, 1], belongs to the object
 
 
@@ -28,11 +29,21 @@ def sample(
     steps: int,
     rescale: float = 0.0,
     seed: int = 0,
-    batch: int = 32,
+    batch: int = BATCH,
 ) -> Tensor:
-    """Samples (B, 3, 64, 64), one a prompt; the pipeline's own scheduler and classifier-free guidance.
+    """Samples of prompts, by the pipeline's own scheduler and classifier-free guidance.
 
-    rescale: in [0, 1], how far the guided prediction gets the contrast of the unguided one, see diffusers.
+    Args:
+        pipeline: The prior.
+        prompts: B of them.
+        guidance_scale: 1 for no guidance.
+        steps: Of the scheduler.
+        rescale: How far the guided prediction gets the contrast of the unguided one, in [0, 1]; see diffusers.
+        seed: Of the noise, which depends on `batch` as well.
+        batch: Prompts that are sampled together.
+
+    Returns:
+        (B, 3, 64, 64) in [-1, 1].
     """
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
@@ -63,7 +74,7 @@ def encode_text(pipeline: StableDiffusionPipeline, prompts: list[str]) -> tuple[
 def autoencoder_psnr(pipeline: StableDiffusionPipeline, images: Tensor) -> float:
     """Mean PSNR in dB over images of their noiseless reconstruction."""
     errors = []
-    for part in images.split(64):
+    for part in images.split(BATCH):
         decoded = pipeline.vae.decode(pipeline.vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1)
         errors.append((decoded - part).square().mean((1, 2, 3)))
     return float((10 * torch.log10(4 / torch.cat(errors))).mean())
@@ -71,11 +82,20 @@ def autoencoder_psnr(pipeline: StableDiffusionPipeline, images: Tensor) -> float
 
 @torch.no_grad()
 def wrong_word_rise(
-    pipeline: StableDiffusionPipeline, renders: Renders, index: Tensor, t: int, seed: int = 0
-) -> dict[str, float]:
-    """Relative rise of the eps mean squared error at timestep t when one word of the caption is wrong.
+    pipeline: StableDiffusionPipeline, renders: Renders, index: Tensor, timesteps: Sequence[int], seed: int = 0
+) -> list[dict[str, float]]:
+    """How much worse the prediction of eps is when one word of the caption is wrong.
 
-    Keys: view (objects with a front, another azimuth sector), object, colour. The same noise serves all captions.
+    Args:
+        pipeline: With eps or v prediction.
+        renders: True ones.
+        index: (B,) of the renders to take.
+        timesteps: t, each in 0 ... T - 1.
+        seed: Of wrong words, backgrounds and noise, which are the same at every t.
+
+    Returns:
+        For each t the relative rise of the mean squared error, by the kind of the wrong word: "object", "colour", and
+        "view", another azimuth sector, over the objects with a front.
     """
     rng = np.random.default_rng(seed)
     rows = list(zip(*labels(renders, index), strict=True))
@@ -90,37 +110,32 @@ def wrong_word_rise(
         "colour": [caption(n, other(c, words[1]), v) for n, c, v in rows],
         "view": [caption(n, c, other(v, words[2])) for n, c, v in rows],
     }
-    alphabar = pipeline.scheduler.alphas_cumprod[t]
-    alpha, sigma = alphabar.sqrt(), (1 - alphabar).sqrt()
     is_v = pipeline.scheduler.config.prediction_type == "v_prediction"
     generator = torch.Generator().manual_seed(seed)
     images = renders.images(index, random_backgrounds(len(index), rng))
-    errors: dict[str, list[Tensor]] = {key: [] for key in captions}
-    for start in range(0, len(index), 64):
-        part = slice(start, start + 64)
-        latents = pipeline.vae.encode(images[part]).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    errors: dict[tuple[int, str], list[Tensor]] = {(t, kind): [] for t in timesteps for kind in captions}
+    for start in range(0, len(index), BATCH):
+        part = slice(start, start + BATCH)
+        latents = encode(pipeline.vae, images[part])  # (B, C, h, w)
         noise = torch.randn(latents.shape, generator=generator)
-        noisy = alpha * latents + sigma * noise
-        for key, texts in captions.items():
-            out = pipeline.unet(noisy, t, encode_text(pipeline, texts[part])[0]).sample
+        text = {kind: encode_text(pipeline, texts[part])[0] for kind, texts in captions.items()}
+        for t, kind in errors:
+            alphabar = pipeline.scheduler.alphas_cumprod[t]
+            alpha, sigma = alphabar.sqrt(), (1 - alphabar).sqrt()
+            noisy = alpha * latents + sigma * noise
+            out = pipeline.unet(noisy, t, text[kind]).sample
             eps = alpha * out + sigma * noisy if is_v else out
-            errors[key].append((eps - noise).square().mean((1, 2, 3)))
+            errors[t, kind].append((eps - noise).square().mean((1, 2, 3)))
     means = {key: torch.cat(parts) for key, parts in errors.items()}
     fronted = torch.tensor([n in WITH_FRONT and v != VIEWS.overhead for n, _, v in rows])
-    rise = {key: float(means[key].mean() / means["right"].mean() - 1) for key in ("object", "colour")}
-    return rise | {"view": float(means["view"][fronted].mean() / means["right"][fronted].mean() - 1)}
-
-
-def truth_bank(name: str, colour: str, sector: int, count: int, first: int) -> tuple[Tensor, Tensor]:
-    """True rgb (N, 3, S, S), premultiplied, and alpha (N, 1, S, S) of `count` instances seen in an azimuth sector."""
-    rng = np.random.default_rng([first, sector])
-    cameras = CameraRanges(high=0.0).sample(count, rng)
-    span = VIEWS.sectors[sector]
-    azimuth = torch.tensor(rng.uniform(span.start, span.stop, count), dtype=torch.float32)
-    cameras = Orbit(azimuth, cameras.elevation, cameras.distance, cameras.fovy)
-    solids = stack([build(name, colour, BANK_SEED + first + i) for i in range(count)])
-    made = render(solids, cameras)
-    return made.rgb.permute(0, 3, 1, 2), made.alpha.permute(0, 3, 1, 2)
+    every = torch.ones_like(fronted)
+    return [
+        {
+            kind: float(means[t, kind][rows].mean() / means[t, "right"][rows].mean() - 1)
+            for kind, rows in (("object", every), ("colour", every), ("view", fronted))
+        }
+        for t in timesteps
+    ]
 
 
 def background_of(images: Tensor) -> Tensor:
@@ -131,9 +146,17 @@ def background_of(images: Tensor) -> Tensor:
 
 
 def nearest_instance_l1(image: Tensor, rgb: Tensor, alpha: Tensor) -> float:
-    """Mean L1 in [0, 1] between an image (3, S, S) and the nearest true instance over the image's own background.
+    """Mean absolute difference between an image and the nearest true instance over the image's own background.
 
     The mean goes over the pixels that belong to either of the two objects.
+
+    Args:
+        image: (3, S, S) in [-1, 1].
+        rgb: (N, 3, S, S) in [0, 1] of N instances, premultiplied.
+        alpha: (N, 1, S, S) in [0, 1].
+
+    Returns:
+        The distance, in [0, 1].
     """
     background = background_of(image[None])[0][:, None, None]
     picture = (image + 1) / 2
@@ -147,11 +170,14 @@ def nearest_instance_l1(image: Tensor, rgb: Tensor, alpha: Tensor) -> float:
 @torch.no_grad()
 def image_features(pipeline: StableDiffusionPipeline, images: Tensor) -> Tensor:
     """Embeddings (B, D) of the toybox image tower."""
-    return torch.cat([pipeline.image_encoder(part).image_embeds for part in images.split(64)])
+    return torch.cat([pipeline.image_encoder(part).image_embeds for part in images.split(BATCH)])
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between Gaussians fitted to features (N, D) and (M, D). Source: Heusel et al. 2017, FID."""
+    """Frechet distance between Gaussians fitted to features (N, D) and (M, D).
+
+    Source: Heusel et al. 2017, FID.
+    """
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), whose matrix is symmetric
@@ -165,7 +191,18 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def retrieval_accuracy(
     pipeline: StableDiffusionPipeline, renders: Renders, index: Tensor, seed: int = 0
 ) -> dict[str, float]:
-    """How often an image's best caption among all objects, colours and views is right: as a whole and word by word."""
+    """How often an image's best caption among all objects, colours and views is right.
+
+    Args:
+        pipeline: With an image tower and a text tower of one space.
+        renders: True ones.
+        index: (B,) of the renders to take.
+        seed: Of the backgrounds.
+
+    Returns:
+        Fractions in [0, 1]: of right "object" and "colour" words, and over the objects with a front of right "view"
+        words and of captions in which all is right ("caption").
+    """
     choices = [(n, c, v) for n in OBJECTS for c in COLOURS for v in VIEWS.words]
     text = torch.cat(
         [encode_text(pipeline, [caption(*r) for r in choices[i : i + 256]])[1] for i in range(0, len(choices), 256)]

@@ -2,24 +2,50 @@ import pytest
 import torch
 
 from toybox.judges.views import ViewClassifier, sector_examples, train_view_classifier
+from toybox.prior import gates as module
 from toybox.prior import metrics
+from toybox.prior.banks import truth_bank
 from toybox.prior.data import labels
-from toybox.prior.gates import Table, main
+from toybox.prior.gates import Sizes, Table, main
 from toybox.world.captions import caption, mirrored
 from toybox.world.objects import OBJECTS, WITH_FRONT
 from toybox.world.renders import load_renders
 from vsd.prior import load_pipeline
 
+TINY = Sizes(train=96, held_out=96, judge_steps=2, images=32, colours=1, samples=1, bank=2, steps=2)
 
-def test_an_untrained_prior_fails_the_gates(untrained_prior, cache, tmp_path, capsys):
+
+def test_an_untrained_prior_fails_the_gates(untrained_prior, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "QUICK", TINY)
     with pytest.raises(SystemExit) as ended:
-        main(["--prior", str(untrained_prior), "--out", str(tmp_path), "--fast"])
+        main(["--prior", str(untrained_prior), "--out", str(tmp_path), "--quick"])
     assert ended.value.code == 1
     printed = capsys.readouterr().out
-    for figure in ("autoencoder PSNR", "wrong view, t = 850", "wrong object, t = 300", "wrong colour, t = 600"):
+    for figure in (
+        "autoencoder PSNR",
+        "wrong view, t = 850",
+        "wrong object, t = 300",
+        "wrong colour, t = 600",
+        "all files of the prior",
+    ):
         (line,) = [line for line in printed.splitlines() if figure in line]
         assert line.endswith("MISSED")
     assert (tmp_path / "toybox_samples.png").stat().st_size > 10_000
+
+
+def test_the_shipped_prior_knows_its_words_by_the_quick_gates(cache, tmp_path, capsys):
+    """Those of the figures that hold on few samples, with and without a goal."""
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    table = {line[:52].strip(): line[52:].split() for line in lines[1:-1]}
+    assert all("MISSED" not in words for name, words in table.items() if "rise" in name or "all files" in name)
+    assert float(table["autoencoder PSNR, dB"][0]) > 31
+    assert float(table["nearest-instance L1 over real's, mean of prompts"][0]) < 1.3
+    for word in ("object", "colour"):
+        assert float(table[f"image tower's retrieval, {word}"][0]) > 90
+    seen = [float(words[0]) for name, words in table.items() if name.startswith("view seen")]
+    assert len(seen) == 6 and sum(seen) / 6 > 75, "eight views by chance: 12.5"
 
 
 def test_a_missing_prior_is_named(tmp_path, capsys):
@@ -51,12 +77,15 @@ def test_frechet_distance_of_known_gaussians():
 
 
 def test_nearest_instance_distance_finds_the_instance_itself_over_any_background():
-    rgb, alpha = metrics.truth_bank("car", "red", 2, 6, first=0)
+    def bank(name):
+        return (truth_bank(name, "red", 2, 6).float() / 255).split([3, 1], 1)
+
+    rgb, alpha = bank("car")
     background = torch.tensor([0.2, 0.5, 0.9])[:, None, None]
     image = 2 * (rgb[3] + (1 - alpha[3]) * background) - 1
     assert metrics.nearest_instance_l1(image, rgb, alpha) < 1e-3
     without = metrics.nearest_instance_l1(image, torch.cat([rgb[:3], rgb[4:]]), torch.cat([alpha[:3], alpha[4:]]))
-    duck = metrics.nearest_instance_l1(image, *metrics.truth_bank("duck", "red", 2, 6, first=0))
+    duck = metrics.nearest_instance_l1(image, *bank("duck"))
     assert 1e-3 < without < duck
     torch.testing.assert_close(metrics.background_of(image[None])[0], background[:, 0, 0], atol=1e-6, rtol=0)
 
@@ -78,8 +107,8 @@ def test_eps_error_of_v_prediction_matches_the_definition(untrained_prior, cache
     pipeline = load_pipeline(untrained_prior)
     for parameter in pipeline.unet.conv_out.parameters():
         parameter.data.zero_()
-    rise = metrics.wrong_word_rise(pipeline, load_renders(96), torch.arange(32), 600)
-    assert rise == {"object": 0, "colour": 0, "view": 0}, "a network that ignores the caption shows no rise"
+    rise = metrics.wrong_word_rise(pipeline, load_renders(96), torch.arange(32), [600, 850])
+    assert rise == 2 * [{"object": 0, "colour": 0, "view": 0}], "a network that ignores the caption shows no rise"
 
 
 @torch.no_grad()

@@ -1,0 +1,50 @@
+"""The half-precision copy of a prior, which the project ships: `python -m toybox.prior.half FOLDER OUT`."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from common.errors import InputError
+from vsd.prior import load_pipeline
+
+
+def save_half(folder: str | Path, out: str | Path) -> None:
+    """Writes the pipeline of a folder as float16 safetensors.
+
+    Args:
+        folder: Of the pipeline.
+        out: Folder of the copy. Files of the same name are replaced, others stay; model_index.json comes last.
+
+    Raises:
+        InputError: There is no pipeline in the folder.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pipeline = load_pipeline(folder).to(torch.float16)
+    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+        pipeline.save_pretrained(temporary)
+        files = [file for file in Path(temporary).rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == "model_index.json"):
+            place = out / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", help="of the prior in single precision, such as runs/prior")
+    parser.add_argument("out", help="folder of the copy")
+    options = parser.parse_args(args)
+    try:
+        save_half(options.folder, options.out)
+    except InputError as error:
+        print(f"half: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
