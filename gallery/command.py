@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import InputError
@@ -68,6 +69,7 @@ def vsd() -> None:
     if sys.argv[1:2] == ["gallery"]:
         main(sys.argv[2:])
     else:
+        require_everything("vsd")
         from lightning_modules.cli import main as train  # loads torch
 
         train()
@@ -75,7 +77,19 @@ def vsd() -> None:
 
 def dream() -> None:
     """The program `dream`, which ends with the page of its run."""
+    require_everything("dream")
     stages.main(at_end=show)
+
+
+def require_everything(program: str) -> None:
+    """Ends the program with 2 and one line where the package was installed without what the stages need.
+
+    Args:
+        program: Its name.
+    """
+    if find_spec("pytorch_lightning") is None:
+        print(f"{program}: pytorch-lightning is not installed; pip install 'prolific[all]'", file=sys.stderr)
+        sys.exit(2)
 
 
 def show(folder: Path) -> None:

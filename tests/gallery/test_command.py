@@ -121,3 +121,13 @@ def test_the_module_is_the_command(runs):
     command = [sys.executable, "-m", "gallery", str(runs / "a-duck")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).name == "index.html"
+
+
+@pytest.mark.parametrize("program", ["vsd", "dream"])
+def test_a_package_without_the_stages_says_what_to_install(program, monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", [program, "fit"])
+    with pytest.raises(SystemExit) as ended:
+        getattr(command, program)()
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.count("\n") == 1 and "pip install 'prolific[all]'" in printed
