@@ -4,7 +4,7 @@ import json
 
 import browser as chromium
 import pytest
-from conftest import write_dream, write_stage
+from small_folders import write_dream, write_stage
 
 from gallery import command
 

@@ -3,8 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_dream, write_stage
 from pages import Page
+from small_folders import write_dream, write_stage
 
 from gallery import command
 from lightning_modules import cli

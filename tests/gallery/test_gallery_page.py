@@ -4,8 +4,8 @@ import re
 import shutil
 
 import pytest
-from conftest import write_dream, write_stage
 from pages import Page
+from small_folders import write_dream, write_stage
 
 from common.errors import InputError
 from gallery.page import write_run_page

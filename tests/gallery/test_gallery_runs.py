@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from conftest import write_dream, write_stage
+from small_folders import write_dream, write_stage
 
 from common.errors import InputError
 from gallery.runs import find_runs, flat, read_run
