@@ -4,7 +4,7 @@
         ...  # build on "meta" and run
     assert device.waits == []
 
-Operations that mix devices are refused as CUDA refuses them, and everything that makes the host wait for a GPU is noted:
+Operations that mix devices are refused as CUDA refuses them, and all that makes the host wait for a GPU is noted:
 a value that is read, a copy that is not asynchronous, an index or a mask whose content must be known.
 """
 
@@ -39,10 +39,10 @@ class StandIn(TorchDispatchMode):
         super().__init__()
         self.waits: list[str] = []
         self._generators: dict[int, torch.Generator] = {}  # the stand-in's own, which torch takes for the CPU's
-        self._make_generator, self._make_tensor = torch.Generator, torch.tensor
+        self._make_tensor = torch.tensor
         fused = ["cpu", "meta"]
         self._patches = [
-            mock.patch.object(torch, "Generator", self._generator),
+            mock.patch.object(torch, "Generator", _generators_of(self._generators)),
             mock.patch.object(torch, "tensor", self._tensor),
             mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: fused),
         ]
@@ -92,12 +92,6 @@ class StandIn(TorchDispatchMode):
         assert mixed == {"meta"}, f"{func}: on {' and '.join(sorted(mixed))}"
         return func(*args, **kwargs)
 
-    def _generator(self, device: torch.device | str = "cpu") -> torch.Generator:
-        generator = self._make_generator()
-        if torch.device(device).type == "meta":
-            self._generators[generator._cdata] = generator
-        return generator
-
     def _tensor(self, data: Any, *more: Any, **named: Any) -> Tensor:
         if torch.device(named.get("device") or "cpu").type == "meta":
             self._note("values from the CPU")  # torch.tensor copies them, and waits until they are there
@@ -142,6 +136,20 @@ class StandIn(TorchDispatchMode):
             frame = frame.f_back
         name, line = frame.f_code.co_filename, frame.f_lineno
         self.waits.append(f"{what}: {Path(name).name}:{line} {linecache.getline(name, line).strip()}")
+
+
+def _generators_of(kept: dict[int, torch.Generator]) -> type:
+    """What stands for torch.Generator, which refuses the stand-in's device; `kept` tells whose a generator is."""
+    real = torch.Generator
+
+    class Generator(real):
+        def __new__(cls, device: torch.device | str = "cpu") -> real:
+            generator = real()
+            if torch.device(device).type == "meta":
+                kept[generator._cdata] = generator
+            return generator
+
+    return Generator
 
 
 def _is_ours(file: str) -> bool:
