@@ -1,11 +1,14 @@
 """What each switch of a step's cost changes: nothing, or what it says."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import AutoencoderTiny
 
 from benchmarks.untrained_sd import TINY, untrained_stable_diffusion
 from common.errors import InputError
+from vsd import guidance as module
 from vsd.embeddings import encode
 from vsd.guidance import VSDGuidance
 from vsd.prior import DiffusionPrior
@@ -52,6 +55,10 @@ def test_checkpointing_changes_no_bit_of_any_gradient(shared):
     ours = gradients(plain(checkpointing=True), checkpointing=True, shared=shared)
     for a, b in zip(ours, gradients(plain(), shared=shared), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_shared_forward_changes_no_bit_of_the_particles_gradient():
+    assert torch.equal(gradients(plain(), shared=True)[0], gradients(plain())[0])
 
 
 def test_what_is_computed_anew_sees_the_adapter_as_the_forward_did():
@@ -112,6 +119,23 @@ def test_a_tiny_encoder_serves_the_early_steps_and_the_full_one_the_late(tiny_sd
         assert torch.equal(guided.core.latents, expected)
     assert not torch.equal(full, prior.encode(images)) and torch.equal(prior.encode(images, full=True), full)
     assert not Savings(encoder="x").full_encoder(torch.tensor([10**6])), "for all steps"
+
+
+def test_the_switches_reach_the_prior_and_phi(tiny_sd, monkeypatch):
+    encoder = tiny_autoencoder()
+    monkeypatch.setattr(module, "load_encoder", lambda name, prior: prior.freeze(encoder) or {"x": encoder}[name])
+    savings = Savings("x", 5, checkpointing=True, channels_last=True)
+    guided = VSDGuidance("a red car", Timesteps(10), str(tiny_sd / "eps"), savings=savings)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    guided.setup(
+        SimpleNamespace(precision="32-true", strategy=strategy, global_rank=0, world_size=1),
+        SimpleNamespace(guidances=[]),
+        "fit",
+    )
+    prior = guided.core.prior
+    assert prior.encoder is encoder and prior.channels_last and prior.vae.encoder.gradient_checkpointing
+    assert encoder.encoder.gradient_checkpointing and prior.unet.is_gradient_checkpointing
+    assert prior.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_encoder_of_the_priors_latents_is_taken(tiny_sd, tmp_path, monkeypatch):
