@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo samples lint prior gates clean
+.PHONY: test demo samples lint prior gates gpu-check clean
 
 PROMPT ?= a red mushroom
 
@@ -51,6 +51,10 @@ runs/prior-half/model_index.json: | $(PARTS)/image_tower/done
 
 gates: $(READY)
 	$(BIN)/python -m toybox.prior.gates
+
+# What only a GPU can show, in runs/gpu-check/report.md; at most 25 minutes.
+gpu-check: $(READY)
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -1,11 +1,13 @@
-"""What a VSD step costs beyond the network passes that it needs: python -m benchmarks.guidance_step [--full].
+"""What a VSD step costs: python -m benchmarks.guidance_step [--size sd21] [--flops].
 
 Times a whole guidance step (particle loss, its backward, the score network's update) against the sum of its bare
 passes, on networks without any of our code: the prior's, of batch 2 B without gradient; the score network's, without
 gradient; the score network's with its backward to the LoRA; the autoencoder's with its backward to the images. All are
 timed in turn, repetition by repetition, so that a busy machine slows all alike; the ratio is that of each repetition.
-Runs on the toybox and on Stable Diffusion 2's block structure with random weights, of few channels unless --full.
+Runs on the toybox and on Stable Diffusion 2's block structure with random weights, of few channels unless --size sd21.
 Exits with 1 if a step takes more than 1.25 times its passes.
+
+--flops runs nothing: it counts the operations and the memory of a step, with every set of switches (see step_cost).
 """
 
 import argparse
@@ -17,8 +19,9 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig
 
+from benchmarks.step_cost import table, tflop
 from benchmarks.timing import interleaved, row
-from benchmarks.untrained_sd import STABLE_DIFFUSION_2, untrained_stable_diffusion
+from benchmarks.untrained_sd import STABLE_DIFFUSION_2, Size, untrained_stable_diffusion
 from vsd.embeddings import embed
 from vsd.prior import DiffusionPrior, load_pipeline
 from vsd.score_distillation import Conditions, ScoreDistillation
@@ -140,6 +143,20 @@ def compare(name: str, pipeline: DiffusionPipeline, options: argparse.Namespace)
     return ratio <= GOAL
 
 
+def count(size: Size) -> None:
+    """Prints the operations of the bare passes, and the table of a step with every set of switches.
+
+    Args:
+        size: Of the networks.
+    """
+    with torch.device("meta"):
+        pipeline = untrained_stable_diffusion(size)
+    counts = [tflop(job) for job in bare_passes(pipeline, 1, "meta", torch.bfloat16)]
+    passes = ", ".join(f"{label} {value:.3g}" for label, value in zip(PASSES, counts, strict=True))
+    print(f"TFLOP of the passes of a view: {passes}; in all {sum(counts):.3g}\n")
+    print("\n".join(table(size)), flush=True)
+
+
 def main(args: list[str] | None = None) -> None:
     """Prints the tables of the toybox and of Stable Diffusion's blocks; exits with 1 if a goal is missed.
 
@@ -151,15 +168,19 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, default=1, help="views per step (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=20, help="repetitions, at least 2 (default: %(default)s)")
-    parser.add_argument("--full", action="store_true", help="Stable Diffusion 2 at its own size, 512 x 512 pixels")
+    parser.add_argument("--size", default="small", choices=["small", "sd21"], help="of Stable Diffusion's networks")
+    parser.add_argument("--flops", action="store_true", help="count operations and memory, without running anything")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     options = parser.parse_args(args)
     torch.set_num_threads(options.threads)
     if options.batch < 1 or options.repeats < 2:
         parser.error("--batch must be at least 1 and --repeats at least 2")
+    full = options.size == "sd21"
+    size = STABLE_DIFFUSION_2 if full else Size()
+    if options.flops:
+        return count(size)
     met = compare("toybox", load_pipeline(), options)
-    size = STABLE_DIFFUSION_2 if options.full else None
-    name = f"Stable Diffusion 2's blocks, {'its own size' if options.full else 'few channels'}"
+    name = f"Stable Diffusion 2's blocks, {'its own size' if full else 'few channels'}"
     met &= compare(name, untrained_stable_diffusion(size), options)
     sys.exit(0 if met else 1)
 

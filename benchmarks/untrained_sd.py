@@ -1,8 +1,13 @@
 """Stable Diffusion's architecture with random weights: its block structure, at its own size or small enough for a CPU.
 
 What runs on these runs on the real weights, which a benchmark or a test cannot load everywhere.
+
+    python -m benchmarks.untrained_sd FOLDER [--size sd21]
+
+writes such a pipeline as bfloat16 to a folder, which guidance.model may name.
 """
 
+import argparse
 import json
 import tempfile
 from dataclasses import dataclass
@@ -118,3 +123,21 @@ def untrained_stable_diffusion(
             feature_extractor=None,
             requires_safety_checker=False,
         )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Writes a pipeline.
+
+    Args:
+        args: Of the command line; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--size", default="small", choices=["small", "sd21"], help="of the networks")
+    options = parser.parse_args(args)
+    size = STABLE_DIFFUSION_2 if options.size == "sd21" else Size()
+    untrained_stable_diffusion(size).to(torch.bfloat16).save_pretrained(options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,8 @@ def composite(density: Tensor, ray: Tensor, step: float, rays: int) -> Tensor:
     """
     if len(ray) == 0:
         return density
-    counts = torch.bincount(ray, minlength=rays)  # (R,)
+    # bincount would wait for the device.
+    counts = ray.new_zeros(rays).index_add(0, ray, torch.ones_like(ray))  # (R,)
     position = torch.arange(len(ray), device=ray.device) - (counts.cumsum(0) - counts)[ray]  # (N,) on its ray
     longest = int(counts.max())
     flat = ray * longest + position

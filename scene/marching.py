@@ -63,5 +63,7 @@ def march(
     middle = start + step / 2
     inside = (middle >= enter[:, None]) & (middle < leave[:, None])
     ray, k = inside.nonzero(as_tuple=True)  # of the midpoints in the cube
-    kept = grid.occupied(origins[ray] + middle[ray, k, None] * directions[ray])
-    return ray[kept], start[ray[kept], k[kept]]
+    occupied = grid.occupied(origins[ray] + middle[ray, k, None] * directions[ray])
+    kept = occupied.nonzero()[:, 0]  # once: every use of a mask waits for the device
+    ray = ray[kept]
+    return ray, start[ray, k[kept]]

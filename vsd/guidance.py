@@ -5,7 +5,8 @@ network after every particle step, keeps its own state in the checkpoint and, wh
 stage's `run_folder`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -22,6 +23,7 @@ from vsd.gradients import Reduction, Weight
 from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
 from vsd.sampling import ancestral_samples
+from vsd.savings import Savings, load_encoder, out_of_memory
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
 from vsd.score_network import ScoreNetwork, load_score_base
 from vsd.score_trainer import ScoreSettings, ScoreTrainer
@@ -59,6 +61,7 @@ class VSDGuidance(pl.Callback):
         reduction: Of the loss: "batch", the sum over elements per sample (ProlificDreamer), or "mean" over elements.
         factor: Of this guidance in the sum of a stage's guidances.
         name: Tells guidances of the same kind and prompt apart.
+        savings: What a step saves in time and memory.
 
     Raises:
         InputError: An option is out of range, the model does not load, or the stage cannot be guided.
@@ -86,6 +89,7 @@ class VSDGuidance(pl.Callback):
         reduction: Reduction = "batch",
         factor: float = 1.0,
         name: str = "",
+        savings: Savings | None = None,
     ):
         if perp_neg and views is None:
             raise InputError(f"guidance.perp_neg: {perp_neg:g} without views; set guidance.views, or perp_neg to 0")
@@ -95,7 +99,7 @@ class VSDGuidance(pl.Callback):
         self.prompts = Prompts(prompt, negative, views, overrides or {})
         self.model, self.dtype, self.nan_limit, self.seed = model, DTYPES[dtype], nan_limit, seed
         self.timesteps, self.kind, self.perp_neg, self.factor, self.name = timesteps, kind, perp_neg, factor, name
-        self.score = score or ScoreSettings()
+        self.score, self.savings = score or ScoreSettings(), savings or Savings()
         self.options = {
             "kind": kind,
             "scale": scale,
@@ -135,7 +139,10 @@ class VSDGuidance(pl.Callback):
                 f"trainer.callbacks: two guidances of kind {self.kind} for '{self.prompts.prompt}'; give one of them a "
                 "name (init_args.name)"
             )
-        prior = DiffusionPrior.load(self.model, trainer.strategy.root_device, self.dtype)
+        layout = {"checkpointing": self.savings.checkpointing, "channels_last": self.savings.channels_last}
+        prior = DiffusionPrior.load(self.model, trainer.strategy.root_device, self.dtype, **layout)
+        if self.savings.encoder is not None:
+            prior.encoder = load_encoder(self.savings.encoder, prior)
         self.prepare(prior, trainer.global_rank, average if trainer.world_size > 1 else None)
         free_text_encoders(prior)
         if self._restored is not None:
@@ -167,7 +174,9 @@ class VSDGuidance(pl.Callback):
             free_text_encoders(base)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # the same phi on every rank
-            return ScoreNetwork(base, self.score.rank, self.score.targets, camera=True, prior=prior)
+            return ScoreNetwork(
+                base, self.score.rank, self.score.targets, True, prior, checkpointing=self.savings.checkpointing
+            )
 
     @property
     def image_size(self) -> int:
@@ -217,7 +226,11 @@ class VSDGuidance(pl.Callback):
         eps = torch.randn(shape, generator=self._draws(NOISE, prior.device), device=prior.device)
         self.calls += 1
         warm = self.trainer is not None and bool((steps < self.score.warm_start).all())
-        loss = self.core.loss(images, self.conditions(view), t, eps, kind="sds" if warm else None)
+        full = self.savings.full_encoder(steps)
+        with self._fits():
+            loss = self.core.loss(
+                images, self.conditions(view), t, eps, kind="sds" if warm else None, full_encoder=full
+            )
         self._cameras = view.cameras
         return self.factor * loss
 
@@ -235,7 +248,22 @@ class VSDGuidance(pl.Callback):
         if self.trainer is None or self.core.latents is None:
             return None
         plain = self._plain.repeat(len(self.core.latents))
-        return self.trainer.update(self.core.latents, plain, self._cameras, self.core.take_forward())
+        with self._fits():
+            return self.trainer.update(self.core.latents, plain, self._cameras, self.core.take_forward())
+
+    @contextmanager
+    def _fits(self) -> Iterator[None]:
+        """An input error with what takes less, where the device's memory ends."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.core.prior, self.score, self.savings) from error
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, torch.OutOfMemoryError) and self.core is not None:
+            # Of the stage's own passes, such as the backward.
+            raise out_of_memory(self.core.prior, self.score, self.savings) from exception
 
     @property
     def skipped(self) -> Tensor:

@@ -146,10 +146,13 @@ class DiffusionPrior:
         key: The setting that named the pipeline, for messages.
         encoder: What encodes images instead of the pipeline's own autoencoder: any network with `encode`, such as an
             AutoencoderTiny of the same latents; None for the pipeline's.
+        checkpointing: Whether encoding keeps few activations, which its backward computes anew.
+        channels_last: Whether the weights of convolutions lie channels last in memory.
 
     Attributes:
         unet: The UNet.
         vae: The pipeline's autoencoder, which decodes.
+        encoder: What encodes.
         alphabar: (T,), on the device.
         is_v: Whether the UNet predicts v.
         image_size: Pixels of a side.
@@ -166,6 +169,8 @@ class DiffusionPrior:
         dtype: torch.dtype = torch.float32,
         key: str = "guidance.model",
         encoder: nn.Module | None = None,
+        checkpointing: bool = False,
+        channels_last: bool = False,
     ):
         if dtype not in (torch.float32, torch.bfloat16):
             raise InputError(
@@ -178,10 +183,9 @@ class DiffusionPrior:
         self.is_v = prediction == "v_prediction"
         self.pipeline = pipeline
         self.encoder = pipeline.vae if encoder is None else encoder
+        self.checkpointing, self.channels_last = checkpointing, channels_last
         for part in (pipeline.unet, pipeline.vae, self.encoder):
-            part.to(device).requires_grad_(False).eval()
-            if part.dtype != dtype:
-                part.to(dtype)
+            self.freeze(part)
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.alphabar = pipeline.scheduler.alphas_cumprod.to(device, torch.float32)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -195,28 +199,44 @@ class DiffusionPrior:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         key: str = "guidance.model",
+        checkpointing: bool = False,
+        channels_last: bool = False,
     ) -> "DiffusionPrior":
         """From a folder, a hub id, or "toybox"; see load_pipeline."""
-        return cls(load_pipeline(model, dtype, key), device, dtype, key)
+        pipeline = load_pipeline(model, dtype, key)
+        return cls(pipeline, device, dtype, key, checkpointing=checkpointing, channels_last=channels_last)
+
+    def freeze(self, part: nn.Module) -> None:
+        """Puts a network where the prior is, in its dtype and layout, without gradients of its weights."""
+        part.to(self.device).requires_grad_(False).eval()
+        if part.dtype != self.dtype:
+            part.to(self.dtype)
+        if self.channels_last:
+            part.to(memory_format=torch.channels_last)
+        # phi decides for the UNet: its recomputation needs the adapter.
+        if self.checkpointing and part is not self.pipeline.unet:
+            part.enable_gradient_checkpointing()
 
     @property
     def steps(self) -> int:
         """T, the length of the noise schedule."""
         return len(self.alphabar)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, full: bool = False) -> Tensor:
         """Latents x_0 of images, with a graph; of an encoder with a posterior its mode.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
+            full: Whether the pipeline's own autoencoder encodes, even where there is another encoder.
 
         Returns:
             (B, C, H / factor, W / factor), float32.
         """
-        out = self.encoder.encode(images.to(self.dtype))
+        encoder = self.vae if full else self.encoder
+        out = encoder.encode(images.to(self.dtype))
         # AutoencoderKL gives a posterior, AutoencoderTiny latents.
         latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-        return latents.float() * self.encoder.config.scaling_factor
+        return latents.float() * encoder.config.scaling_factor
 
     def is_latent(self, images: Tensor) -> bool:
         """Whether a batch holds latents, told by the number of its channels, or else images."""

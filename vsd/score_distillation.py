@@ -116,6 +116,7 @@ class ScoreDistillation:
         eps: Tensor | None = None,
         generator: torch.Generator | None = None,
         kind: Kind | None = None,
+        full_encoder: bool = False,
     ) -> Tensor:
         """The loss whose gradient moves what has rendered the images.
 
@@ -129,11 +130,12 @@ class ScoreDistillation:
             eps: Noise of the latents' shape; drawn if None.
             generator: Draws t and eps, on the prior's device.
             kind: Another one than this distillation's own.
+            full_encoder: Whether the pipeline's own autoencoder encodes, where the prior has another encoder.
 
         Returns:
             A scalar, or (B,) for the reduction "none".
         """
-        x_0 = images.float() if self.prior.is_latent(images) else self.prior.encode(images)
+        x_0 = images.float() if self.prior.is_latent(images) else self.prior.encode(images, full_encoder)
         self.latents = x_0.detach()
         if t is None:
             ends = int(LOW * self.prior.steps), int(HIGH * self.prior.steps)

@@ -6,7 +6,7 @@ same latents. x_0, x_t and eps are (B, C, H, W), t is (B,); cameras are camera-t
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from common.errors import InputError
 from vsd.prior import DiffusionPrior, Text
@@ -39,6 +40,7 @@ class ScoreNetwork(nn.Module):
         camera: Whether phi is told the camera.
         prior: The prior whose timesteps `raw` and `predict` are given, where that is not `base`: they are converted to
             the timesteps of `base` that are as noisy.
+        checkpointing: Whether passes with a gradient keep few activations, which their backward computes anew.
 
     Raises:
         InputError: `rank` is below 1, or the UNet has no layer of `targets`.
@@ -53,6 +55,7 @@ class ScoreNetwork(nn.Module):
         targets: tuple[str, ...] = ATTENTION,
         camera: bool = False,
         prior: DiffusionPrior | None = None,
+        checkpointing: bool = False,
     ):
         super().__init__()
         if rank < 1:
@@ -72,12 +75,23 @@ class ScoreNetwork(nn.Module):
         unet.time_embedding.register_forward_hook(self._add_camera)
         self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         self._enable(False)
+        if checkpointing:
+            unet.enable_gradient_checkpointing(self._checkpointed)
+
+    def _checkpointed(self, block: nn.Module, *inputs: Tensor) -> Tensor | tuple:
+        on = self._on  # the backward comes when the adapter is off again
+
+        def contexts() -> tuple:
+            return nullcontext(), self._switched(on)
+
+        return checkpoint(block.__call__, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     def _add_camera(self, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return output if self._embedding is None else output + self._embedding.to(output.dtype)
 
     def _enable(self, on: bool) -> None:
         # peft's own switch walks all modules and freezes what it disables: a tenth of a small network's pass.
+        self._on = on
         for layer in self._layers:
             layer._disable_adapters = not on
 
@@ -85,12 +99,20 @@ class ScoreNetwork(nn.Module):
     def _active(self, cameras: Tensor) -> Iterator[None]:
         if self.camera is not None:
             self._embedding = self.camera(cameras.reshape(len(cameras), 16).float())
-        self._enable(True)
+        try:
+            with self._switched(True):
+                yield
+        finally:
+            self._embedding = None
+
+    @contextmanager
+    def _switched(self, on: bool) -> Iterator[None]:
+        before = self._on
+        self._enable(on)
         try:
             yield
         finally:
-            self._embedding = None
-            self._enable(False)
+            self._enable(before)
 
     def own_times(self, t: Tensor) -> Tensor:
         """Timesteps (B,) of this network's schedule for those of the prior."""
@@ -238,11 +260,11 @@ def load_score_base(model: str, prior: DiffusionPrior) -> DiffusionPrior:
         InputError: It does not load, or its latents are not the prior's.
     """
     key = "guidance.score.model"
-    base = DiffusionPrior.load(model, prior.device, prior.dtype, key)
+    base = DiffusionPrior.load(model, prior.device, prior.dtype, key, channels_last=prior.channels_last)
     channels = [p.unet.config.in_channels for p in (prior, base)]
     image = torch.linspace(-1, 1, 3 * 64 * 64, device=prior.device).view(1, 64, 64, 3).permute(0, 3, 1, 2)
     with torch.no_grad():
-        ours, theirs = prior.encode(image), base.encode(image)
+        ours, theirs = prior.encode(image, full=True), base.encode(image)
     if len(set(channels)) > 1 or ours.shape != theirs.shape or (ours - theirs).norm() > TOLERANCE * ours.norm():
         raise InputError(
             f"{key}: the latents of {model} ({channels[1]} channels) are not those of guidance.model "

@@ -106,7 +106,7 @@ def test_t_and_noise_are_independent(untrained_prior):
     callback, seen = guidance(untrained_prior, kind="sds"), []
     callback.timesteps = Timesteps(10, kind="fixed", low=0.0, high=1.0)
     callback.setup(trainer(), Stage(), "fit")
-    callback.core.loss = lambda images, conditions, t, eps, kind: seen.append((t, eps)) or images.sum()
+    callback.core.loss = lambda images, conditions, t, eps, **_: seen.append((t, eps)) or images.sum()
     where = View(torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1))
     for _ in range(4000):
         callback.particle_loss(torch.zeros(1, 8, 16, 16), where, torch.tensor([0]))
