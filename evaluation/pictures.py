@@ -18,6 +18,7 @@ from common.files import atomic_write
 from evaluation.truth_distance import TRUTH_SEED
 from scene.cameras import Orbit, turntable
 from toybox.prior.metrics import VISIBLE, background_of
+from toybox.world.builder import PARTS_KEY
 from toybox.world.captions import VIEWS
 from toybox.world.objects import build, stack
 from toybox.world.render import render
@@ -100,7 +101,7 @@ class Truth:
         """The instances over plain backgrounds.
 
         Args:
-            background: (M, V, 3), dealt to the instances in turn.
+            background: (M, V, 3), given to the instances in turn.
 
         Returns:
             The set.
@@ -182,8 +183,8 @@ def sector_instances(name: str, colour: str, sector: int, count: int, first: int
 
 
 def _cached(stem: str, name: str, colour: str, first: int, orbits: list[Orbit], size: int) -> tuple[Tensor, Tensor]:
-    """rgba and parts of instances first, first + 1, ..., each seen by its cameras, from the cache file or rendered."""
-    path = cache_folder() / f"instances-v{VERSION}" / f"{stem.replace(' ', '-')}.safetensors"
+    """The rgba and parts of instances first, first + 1, ..., each seen by its cameras; from the cache or rendered."""
+    path = cache_folder() / f"instances-v{VERSION}-{PARTS_KEY}" / f"{stem.replace(' ', '-')}.safetensors"
     if not path.exists():
         made = [
             render(stack([build(name, colour, TRUTH_SEED + first + i)] * len(orbit)), orbit, size)

@@ -136,7 +136,7 @@ def look_at(stage: ObjectStage, cameras: Orbit, size: int = SIZE) -> Pictures:
             colour, cover = out.colour, out.coverage
         rgb.append((colour + 1 - cover).view(len(cameras), size, size, 3).cpu())
         opacity.append(cover.view(len(cameras), size, size).cpu())
-    pictures = torch.stack(rgb).permute(0, 1, 4, 2, 3).clamp(0, 1).contiguous()
+    pictures = torch.stack(rgb).permute(0, 1, 4, 2, 3).contiguous()
     return Pictures(pictures, torch.stack(opacity) > 0.5, white(len(rgb), len(cameras)))
 
 

@@ -1,4 +1,4 @@
-"""How good is what a run has made? python -m evaluation.score RUN... [--json] [--views 8]
+"""Measures what runs have made: python -m evaluation.score RUN... [--json] [--views 8].
 
 RUN is a run folder of any stage, or a folder of `dream`, whose last stage is meant. Every particle is rendered from
 `--views` cameras, the front first, and measured (see `evaluation.measures`) beside two reference rows: further true
@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.pixels import to_uint8
 from evaluation.clip import CLIPFigures, CLIPJudge
 from evaluation.measures import COLUMNS, Figures, Yardstick, load_judges, truth_for
-from evaluation.pictures import INSTANCES, OTHERS, Pictures, white
+from evaluation.pictures import INSTANCES, OTHERS, SIZE, Pictures, white
 from evaluation.prior_samples import prior_samples
 from evaluation.runs import Result, load_result
 from evaluation.sheet import contact_sheet

@@ -2,98 +2,35 @@
 
 It sees renders over random plain backgrounds, mirrored, with a little blur, noise and change of contrast, so that it
 looks for parts and not for the renderer. Pictures have 64 pixels; the network's output has cells of 2 x 2 pixels, and
-in each the probability that one of its pixels shows a part. The sum over the cells is the expected number of pixels of
-the part, and a part counts as found when that is at least FOUND.
-Its features also serve as the image encoder of `evaluation.kid`: they know shapes, parts and sharp edges.
+in each the probability p that one of its pixels shows a part. The evidence for a part is the sum of p^2 over all
+pixels, which is near their number where the judge is sure and small where it only suspects. A part counts as found when
+its evidence exceeds a threshold, its own, at which on training renders misses plus FALSE_COST times false alarms are
+fewest.
+
+`python -m toybox.judges.parts` prints its accuracy on held-out truth.
 """
 
 from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.cache import cache_folder
 from common.files import atomic_write
-from toybox.world.builder import BODY, PARTS
+from toybox.judges.parts_network import CELL, PartsNetwork
+from toybox.world.builder import BODY, PARTS, PARTS_KEY
 from toybox.world.renders import VERSION, Renders, load_parts, load_renders, random_backgrounds
 
 TRAIN = 12288  # renders that the judge is trained on
-STEPS = 1200  # of training
-REVISION = 1  # raise it when the network or its training changes, so that cached judges are trained anew
+HELD_OUT = 1920  # renders that its accuracy is measured on
+STEPS = 1500  # of training
+REVISION = 2  # raise it when the network or its training changes, so that cached judges are trained anew
 VISIBLE = 4  # pixels of a part that make it visible in a true picture
-FOUND = 2.0  # expected pixels of a part that was found
-CELL = 2  # pixels of a side of a cell
-
-
-class PartsNetwork(nn.Module):
-    """A U-Net from pictures to parts: four levels, from 32 to 4 pixels, and back.
-
-    Args:
-        widths: Channels of the levels, the finest first.
-    """
-
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
-        super().__init__()
-        self.first = nn.Sequential(nn.PixelUnshuffle(CELL), _convolution(3 * CELL**2, widths[0]))
-        self.down = nn.ModuleList(
-            nn.Sequential(_convolution(fine, coarse, stride=2), _convolution(coarse, coarse))
-            for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
-        self.lift = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False))
-        self.join = nn.ModuleList(_convolution(width, width) for width in widths[:-1])
-        self.head = nn.Conv2d(widths[0], len(PARTS), 1)
-        self.register_buffer("feature_mean", torch.zeros(2 * sum(widths)))
-        self.register_buffer("feature_std", torch.ones(2 * sum(widths)))
-
-    def levels(self, images: Tensor) -> list[Tensor]:
-        """The feature maps on the way down.
-
-        Args:
-            images: (B, 3, 64, 64) in [-1, 1].
-
-        Returns:
-            (B, C, S, S) for S = 32, 16, 8, 4.
-        """
-        maps = [self.first(images.contiguous(memory_format=torch.channels_last))]
-        for block in self.down:
-            maps.append(block(maps[-1]))
-        return maps
-
-    def features(self, images: Tensor) -> Tensor:
-        """Features of pictures: means and standard deviations over the pixels of all maps on the way down.
-
-        Args:
-            images: (B, 3, 64, 64) in [-1, 1].
-
-        Returns:
-            (B, D), with mean 0 and standard deviation 1 over the training renders.
-        """
-        maps = [m.flatten(2) for m in self.levels(images)]
-        features = torch.cat([x for m in maps for x in (m.mean(2), m.std(2))], 1)
-        return (features - self.feature_mean) / self.feature_std
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits of every cell's parts.
-
-        Args:
-            images: (B, 3, 64, 64) in [-1, 1].
-
-        Returns:
-            (B, P, 32, 32), P = len(PARTS).
-        """
-        maps = self.levels(images)
-        x = maps.pop()
-        for lift, join in zip(reversed(self.lift), reversed(self.join), strict=True):
-            x = join(maps.pop() + F.interpolate(lift(x), scale_factor=2))
-        return self.head(x)
-
-
-def _convolution(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.SiLU(inplace=True)
-    )
+FALSE_COST = 2.0  # of a false alarm over that of a miss
+CALIBRATION = 4096  # renders on which thresholds and the scale of features are set
 
 
 @dataclass(frozen=True)
@@ -118,6 +55,17 @@ class PartsJudge:
         """
         return torch.cat([self.network(part).softmax(1) for part in images.split(64)])
 
+    def evidence(self, images: Tensor) -> Tensor:
+        """How much speaks for each part.
+
+        Args:
+            images: (B, 3, 64, 64) in [-1, 1].
+
+        Returns:
+            (B, P), in pixels.
+        """
+        return CELL**2 * torch.cat([self.probabilities(part).square().sum((2, 3)) for part in images.split(64)])
+
     def found(self, images: Tensor) -> Tensor:
         """Which parts the judge finds.
 
@@ -127,7 +75,7 @@ class PartsJudge:
         Returns:
             (B, P) bool.
         """
-        return CELL**2 * self.probabilities(images).sum((2, 3)) >= FOUND
+        return self.evidence(images) > self.network.threshold
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -220,16 +168,43 @@ def train_parts_judge(renders: Renders, parts: Tensor, steps: int, batch_size: i
         optimizer.step()
         schedule.step()
     judge = PartsJudge(network.eval())
-    _standardise(judge, renders, rng)
+    _calibrate(judge, renders, parts, rng)
     return judge
 
 
-def _standardise(judge: PartsJudge, renders: Renders, rng: np.random.Generator) -> None:
-    """Sets the mean and standard deviation of the features from at most 1024 renders."""
-    index = torch.arange(min(1024, len(renders)))
-    features = judge.features(renders.images(index, random_backgrounds(len(index), rng)))
+def _calibrate(judge: PartsJudge, renders: Renders, parts: Tensor, rng: np.random.Generator) -> None:
+    """Sets the thresholds, and the mean and standard deviation of the features."""
+    index = torch.arange(min(CALIBRATION, len(renders)))
+    images = disturbed(renders.images(index, random_backgrounds(len(index), rng)), rng)
+    features = judge.features(images)
     judge.network.feature_mean.copy_(features.mean(0))
     judge.network.feature_std.copy_(features.std(0).clamp(min=1e-3))
+    evidence, pixels = judge.evidence(images), pixels_of_parts(parts[index])
+    for p in range(len(PARTS)):
+        shown, absent = evidence[pixels[:, p] >= VISIBLE, p], evidence[pixels[:, p] == 0, p]
+        judge.network.threshold[p] = best_threshold(shown, absent)
+
+
+def best_threshold(shown: Tensor, absent: Tensor) -> float:
+    """The threshold with the fewest misses plus FALSE_COST times false alarms, both as fractions.
+
+    Args:
+        shown: Evidence of pictures that show the part.
+        absent: Evidence of pictures that do not.
+
+    Returns:
+        One that is neither; infinite where no picture shows the part, 0 where all do.
+    """
+    if not len(shown):
+        return float("inf")
+    if not len(absent):
+        return 0.0
+    shown, absent = shown.sort().values, absent.sort().values
+    edges = torch.cat([shown, absent]).unique()  # ascending
+    candidates = torch.cat([edges[:1] / 2, (edges[1:] + edges[:-1]) / 2])
+    misses = torch.searchsorted(shown, candidates) / len(shown)
+    alarms = 1 - torch.searchsorted(absent, candidates) / len(absent)
+    return float(candidates[(misses + FALSE_COST * alarms).argmin()])
 
 
 def parts_judge(count: int = TRAIN, steps: int = STEPS) -> PartsJudge:
@@ -242,7 +217,7 @@ def parts_judge(count: int = TRAIN, steps: int = STEPS) -> PartsJudge:
     Returns:
         The judge.
     """
-    path = cache_folder() / f"parts-judge-r{REVISION}-v{VERSION}-{count}-{steps}.pt"
+    path = cache_folder() / f"parts-judge-r{REVISION}-v{VERSION}-{PARTS_KEY}-{count}-{steps}.pt"
     if path.exists():
         network = PartsNetwork()
         network.load_state_dict(torch.load(path, weights_only=True))
@@ -293,3 +268,18 @@ def held_out_accuracy(judge: PartsJudge, renders: Renders, parts: Tensor) -> dic
         for p, name in enumerate(PARTS)
         if p > BODY
     }
+
+
+def main() -> None:
+    """Prints the judge's recall and false alarms per part on held-out truth."""
+    judge = parts_judge()
+    accuracy = held_out_accuracy(judge, load_renders(HELD_OUT, held_out=True), load_parts(HELD_OUT, held_out=True))
+    print(f"{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
+    for name, a in accuracy.items():
+        print(f"{name:<14}{a.recall:>8.3f}{a.false_alarms:>14.4f}{a.shown:>8}")
+    means = [mean(getattr(a, key) for a in accuracy.values()) for key in ("recall", "false_alarms")]
+    print(f"{'mean':<14}{means[0]:>8.3f}{means[1]:>14.4f}")
+
+
+if __name__ == "__main__":
+    main()

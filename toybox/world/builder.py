@@ -1,6 +1,7 @@
 """The builder of toybox objects: primitives with a colour and a part name, and the random numbers of an instance."""
 
 import colorsys
+import hashlib
 import math
 
 import numpy as np
@@ -34,12 +35,13 @@ PARTS = (
     *("legs", "seat", "cushion", "backrest", "back pad"),
     *("drink", "handle", "badge"),
     *("chimney", "door", "windows"),
-    *("head", "neck", "antenna", "mouth", "panel", "knob", "backpack", "arms", "hands", "feet"),
+    *("head", "antenna", "mouth", "panel", "knob", "backpack", "arms", "hands", "feet"),
     *("stem", "gills", "dots"),
     *("nose", "buttons", "hat"),
     *("trunk", "nose cone", "engine", "band", "fins"),
     *("top", "frame", "cone", "rim", "cherry"),
 )
+PARTS_KEY = hashlib.sha256(" ".join(PARTS).encode()).hexdigest()[:8]  # names the list in the names of cached files
 
 
 class Builder:
@@ -117,9 +119,18 @@ class Builder:
         self._add(BLOCK, centre, half, colour, taper, **more)
 
     def _add(self, kind, centre, scale, colour, taper, pitch=0.0, roll=0.0, pair=False, part="body") -> None:
-        """pitch turns z towards +x, roll turns z towards +y (degrees); pair adds the mirror image in y; part: its name.
+        """Adds a primitive.
 
-        The main parts, "body", are those without a name of their own.
+        Args:
+            kind: ELLIPSOID, FRUSTUM or BLOCK.
+            centre: World units.
+            scale: Half-sizes along x, y and z, world units.
+            colour: RGB in [0, 1].
+            taper: The top's size in x and y over the bottom's.
+            pitch: Turns z towards +x, degrees; applied after roll.
+            roll: Turns z towards +y, degrees.
+            pair: Adds the mirror image in y too.
+            part: One of PARTS; the main mass is "body".
         """
         p, r = math.radians(pitch), math.radians(roll)
         about_y = np.array([[math.cos(p), 0, math.sin(p)], [0, 1, 0], [-math.sin(p), 0, math.cos(p)]])

@@ -136,7 +136,7 @@ def robot(b: Builder) -> None:
     body, wide, head = b.vary(0.24, 0.02), b.vary(0.25, 0.02), b.vary(0.16, 0.015)
     b.block((0, 0, 0), (0.17, wide, body), b.main, (1.0, b.vary(0.93, 0.06)))
     b.block((0, 0, body + 0.05 + head), (head, 1.15 * head, head), b.main, part="head")
-    b.frustum((0, 0, body + 0.02), 0.07, 0.06, GREY, part="neck")
+    b.frustum((0, 0, body + 0.02), 0.07, 0.06, GREY)
     b.frustum((0, 0, body + 0.05 + 2 * head + 0.06), 0.015, 0.08, GREY, part="antenna")
     b.ellipsoid((0, 0, body + 0.05 + 2 * head + 0.14), (0.045, 0.045, 0.045), SIGNAL, part="antenna")
     b.ellipsoid((head, 0.5 * head, body + 0.08 + head), (0.035, 0.055, 0.055), LAMP, pair=True, part="eyes")

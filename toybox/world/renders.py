@@ -22,6 +22,7 @@ from common.cache import cache_folder
 from common.errors import InputError
 from common.files import atomic_write
 from scene.cameras import Orbit
+from toybox.world.builder import PARTS_KEY
 from toybox.world.objects import COLOURS, OBJECTS, build, stack
 from toybox.world.render import render, render_parts
 from toybox.world.shapes import Solids
@@ -182,7 +183,8 @@ def load_parts(
     Raises:
         InputError: The cache file is truncated or was written by another version or with other settings.
     """
-    return _load("toybox-parts", _parts_chunk, count, held_out, seed, size, cameras, cache, workers)["parts"]
+    stem = f"toybox-parts-{PARTS_KEY}"
+    return _load(stem, _parts_chunk, count, held_out, seed, size, cameras, cache, workers)["parts"]
 
 
 def _load(

@@ -1,0 +1,242 @@
+"""Validates the measures on true pictures with faults: python -m evaluation.faults [--out FILE].
+
+Takes true instances that are not among those of the truth, gives them one fault each, and measures them. Writes a table
+per object, fault by measure, in which the measures that must catch a fault are marked, and a picture of the faults
+beside it. Exits with 1 when one of them does not (see CAUGHT).
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from common.files import atomic_write
+from evaluation.measures import COLUMNS, Figures, Judges, Yardstick, load_judges
+from evaluation.pictures import INSTANCES, SIZE, Pictures, look_cameras, white
+from evaluation.sheet import contact_sheet
+from evaluation.truth_distance import TRUTH_SEED
+from scene.cameras import Orbit
+from toybox.world.builder import PARTS
+from toybox.world.captions import caption
+from toybox.world.objects import build, stack
+from toybox.world.render import render
+from toybox.world.shapes import Solids
+
+OBJECTS = (("duck", "yellow", "beak"), ("snowman", "white", "buttons"), ("car", "red", "lamps"))  # with a part to drop
+VIEWS, DISTANCE, FOVY = 8, 2.3, 40.0
+COUNT = 8  # objects of a set
+
+
+def look(solids: list[Solids], cameras: Orbit) -> Pictures:
+    """True pictures of instances over white.
+
+    Args:
+        solids: N instances.
+        cameras: V cameras.
+
+    Returns:
+        The set.
+    """
+    made = [render(stack([one] * len(cameras)), cameras, SIZE) for one in solids]
+    rgb = torch.stack([m.over(torch.ones(3)).permute(0, 3, 1, 2) for m in made])
+    return Pictures(rgb, torch.stack([m.alpha[..., 0] > 0.5 for m in made]), white(len(made), len(cameras)))
+
+
+def without(solids: Solids, part: str) -> Solids:
+    """An instance without one of its parts.
+
+    Args:
+        solids: The instance.
+        part: One of PARTS.
+
+    Returns:
+        The others of its primitives.
+    """
+    kept = [i for i, p in enumerate(solids.parts) if PARTS[p] != part]
+    return Solids(
+        tuple(solids.kinds[i] for i in kept),
+        solids.to_local[:, kept],
+        solids.taper[:, kept],
+        solids.colours[:, kept],
+        tuple(solids.parts[i] for i in kept),
+    )
+
+
+def mirrored(pictures: Pictures) -> Pictures:
+    """Every view flipped, so that left and right sides are exchanged."""
+    return dataclasses.replace(pictures, rgb=pictures.rgb.flip(-1), mask=pictures.mask.flip(-1))
+
+
+def two_fronts(pictures: Pictures) -> Pictures:
+    """The back half of the views replaced by the front half, seen as if from behind: the object of a Janus."""
+    count = pictures.rgb.shape[1]
+    # Azimuths 0, 45, 90, 135, 180, ...: a view from behind shows what its opposite shows.
+    order = torch.tensor([(k + count // 2) % count if count / 4 < k < 3 * count / 4 else k for k in range(count)])
+    return Pictures(pictures.rgb[:, order], pictures.mask[:, order], pictures.background[:, order])
+
+
+def blurred(pictures: Pictures, sigma: float = 1.5) -> Pictures:
+    """A Gaussian blur of `sigma` pixels."""
+    reach = torch.arange(-5, 6).float()
+    line = torch.exp(-0.5 * (reach / sigma) ** 2)
+    line = (line / line.sum()).expand(3, 1, -1)
+    images = F.pad(pictures.rgb.flatten(0, 1), (5, 5, 5, 5), mode="replicate")
+    images = F.conv2d(F.conv2d(images, line[:, :, None], groups=3), line[..., None], groups=3)
+    return dataclasses.replace(pictures, rgb=images.view(pictures.rgb.shape))
+
+
+def noisy(pictures: Pictures, sigma: float = 0.08) -> Pictures:
+    """Gaussian noise of standard deviation `sigma` on the object."""
+    noise = torch.randn(pictures.rgb.shape, generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(pictures, rgb=(pictures.rgb + sigma * noise * pictures.mask[:, :, None]).clamp(0, 1))
+
+
+def copied(pictures: Pictures) -> Pictures:
+    """The first object as often as there are objects."""
+    return pictures[torch.zeros(len(pictures), dtype=torch.long)]
+
+
+# What a fault must do to a measure: (figures of the faulty set, figures of the sound one) -> caught or not. The margins
+# are several times what the measures differ by between two sets of true instances.
+CAUGHT: dict[str, dict[str, Callable[[Figures, Figures], bool]]] = {
+    "blur": {
+        "sharpness": lambda bad, good: bad.sharpness < 0.8 * good.sharpness,
+        "patch_distance": lambda bad, good: bad.patch_distance > 1.5 * good.patch_distance,
+        "kid": lambda bad, good: bad.kid > good.kid + 5 * (bad.kid_error + good.kid_error),
+    },
+    "a part dropped": {"part_recall": lambda bad, good: bad.part_recall < good.part_recall - 0.08},
+    "left and right exchanged": {"wrong_views": lambda bad, good: (bad.wrong_views or 0) > 0.5},
+    "two fronts": {"janus": lambda bad, good: bad.janus > 0.9 and good.janus < 0.1},
+    "one object copied": {
+        "diversity": lambda bad, good: bad.diversity < 0.05 < 0.7 < good.diversity,
+        "coverage": lambda bad, good: bad.coverage < 0.05 < 0.5 < good.coverage,
+    },
+    "noise": {
+        "sharpness": lambda bad, good: bad.sharpness > 1.2 * good.sharpness,
+        "patch_distance": lambda bad, good: bad.patch_distance > 1.5 * good.patch_distance,
+        "kid": lambda bad, good: bad.kid > good.kid + 5 * (bad.kid_error + good.kid_error),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A set with a fault.
+
+    Args:
+        pictures: The set.
+        figures: Its measures.
+        missed: The measures that should have caught the fault and have not.
+    """
+
+    pictures: Pictures
+    figures: Figures
+    missed: tuple[str, ...]
+
+
+def sets(name: str, colour: str, part: str, cameras: Orbit, count: int) -> dict[str, Pictures]:
+    """The sets of an object: "none" is sound, the others have the faults of CAUGHT.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        part: The one that is dropped.
+        cameras: V cameras, the front first.
+        count: Instances of a set.
+
+    Returns:
+        The sets by fault.
+    """
+    instances = [build(name, colour, TRUTH_SEED + INSTANCES + i) for i in range(count)]
+    sound = look(instances, cameras)
+    return {
+        "none": sound,
+        "blur": blurred(sound),
+        "a part dropped": look([without(one, part) for one in instances], cameras),
+        "left and right exchanged": mirrored(sound),
+        "two fronts": two_fronts(sound),
+        "one object copied": copied(sound),
+        "noise": noisy(sound),
+    }
+
+
+def cases(name: str, colour: str, part: str, judges: Judges, count: int = COUNT) -> dict[str, Case]:
+    """Measures an object with every fault.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        part: The one that is dropped.
+        judges: What is asked.
+        count: Instances of a set.
+
+    Returns:
+        The cases by fault, the sound one first.
+    """
+    cameras = look_cameras(VIEWS, DISTANCE, FOVY)
+    yardstick = Yardstick(name, colour, cameras, judges)
+    made = sets(name, colour, part, cameras, count)
+    figures = {fault: yardstick.measure(pictures) for fault, pictures in made.items()}
+    result = {}
+    for fault, pictures in made.items():
+        tests = CAUGHT.get(fault, {})
+        applies = {m: test for m, test in tests.items() if getattr(figures["none"], m) is not None}
+        missed = tuple(m for m, test in applies.items() if not test(figures[fault], figures["none"]))
+        result[fault] = Case(pictures, figures[fault], missed)
+    return result
+
+
+def as_markdown(prompt: str, part: str, made: dict[str, Case]) -> str:
+    """The table of an object: faults by measures; bold where the measure is meant for the fault, "MISSED" if it fails.
+
+    Args:
+        prompt: The object in words.
+        part: The one that is dropped.
+        made: The cases by fault.
+
+    Returns:
+        Markdown.
+    """
+    lines = [f"### {prompt}", "", "| fault | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for fault, case in made.items():
+        cells = []
+        for measure, value in asdict(case.figures).items():
+            cell = "-" if value is None else f"{value:.3f}"
+            if measure in CAUGHT.get(fault, {}) and value is not None:
+                cell = f"**{cell}**" + (" MISSED" if measure in case.missed else "")
+            cells.append(cell)
+        words = fault.replace("a part", f"the {part}")
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command; exits with 1 when a measure misses its fault.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/faults.md"), help="table to write (%(default)s)")
+    options = parser.parse_args(args)
+    judges, tables, missed = load_judges(), [], []
+    for name, colour, part in OBJECTS:
+        made = cases(name, colour, part, judges)
+        tables.append(as_markdown(caption(name, colour), part, made))
+        print(tables[-1], end="\n\n", flush=True)
+        missed += [f"{name}, {fault}: {m}" for fault, case in made.items() for m in case.missed]
+        firsts = {fault: case.pictures[:1] for fault, case in made.items()}
+        contact_sheet(firsts, look_cameras(VIEWS, DISTANCE, FOVY), options.out.with_name(f"faults_{name}.png"))
+    with atomic_write(options.out) as part:
+        part.write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    print("\n".join(["missed:", *missed]) if missed else "every fault is caught")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
