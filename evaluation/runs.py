@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def stage_folder(folder: Path) -> Path:
     return folder
 
 
+def record_of(folder: Path) -> dict:
+    """The configuration that a run was made with.
+
+    Args:
+        folder: A run folder of any stage, or a folder of `dream`, whose last stage is meant.
+
+    Returns:
+        What its config.yaml holds.
+
+    Raises:
+        InputError: There is no run in the folder, or it has no prompt.
+    """
+    file = stage_folder(folder) / CONFIG
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not config.get("prompt"):
+        raise InputError(f"{file}: prompt: it is missing; a run without one cannot be judged")
+    return config
+
+
 def load_result(folder: Path, views: int = 8, size: int = SIZE) -> Result:
     """Renders what a run has made.
 
@@ -80,11 +100,8 @@ def load_result(folder: Path, views: int = 8, size: int = SIZE) -> Result:
     Raises:
         InputError: There is no run in the folder, or it has no prompt or checkpoint.
     """
-    folder = stage_folder(folder)
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    prompt, stage = config.get("prompt"), config["model"]["class_path"].rpartition(".")[2]
-    if not prompt:
-        raise InputError(f"{folder / CONFIG}: prompt: it is missing; a run without one cannot be judged")
+    config, folder = record_of(folder), stage_folder(folder)
+    prompt, stage = config["prompt"], config["model"]["class_path"].rpartition(".")[2]
     callbacks = config["trainer"]["callbacks"] or []
     models = [c["init_args"].get("model", TOYBOX) for c in callbacks if c["class_path"].endswith("VSDGuidance")]
     prior = models[-1] if models else TOYBOX
@@ -101,6 +118,8 @@ def _load_stage(folder: Path) -> ObjectStage:
     """The stage of a run with its particles."""
     before = folder.name if (folder.parent / DREAM).is_file() else STAGES[0]
     quiet = [f"--trainer.{key}=false" for key in ("logger", "enable_progress_bar", "enable_model_summary")]
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):  # what a run says of its folder and backends
         command = run(
             [

@@ -23,8 +23,9 @@ from evaluation.clip import CLIPFigures, CLIPJudge
 from evaluation.measures import COLUMNS, Figures, Yardstick, load_judges, truth_for
 from evaluation.pictures import INSTANCES, OTHERS, SIZE, Pictures, white
 from evaluation.prior_samples import prior_samples
-from evaluation.runs import Result, load_result
+from evaluation.runs import Result, load_result, record_of
 from evaluation.sheet import contact_sheet
+from lightning_modules.cli import quiet
 from toybox.world.captions import parse_prompt
 
 SHEET = "score.png"
@@ -150,19 +151,20 @@ def export(results: list[Result], folder: Path) -> None:
                 Image.fromarray(to_uint8(view.permute(1, 2, 0)).numpy()).save(place / f"{k}.png")
 
 
-def require_toybox(result: Result) -> None:
-    """Makes sure that there is a truth to hold a run against.
+def require_toybox(folder: Path) -> None:
+    """Makes sure that there is a truth to hold a run against, before it is rendered.
 
     Args:
-        result: What the run has made.
+        folder: Of the run.
 
     Raises:
         InputError: Its prompt is none of the toybox.
     """
+    prompt = record_of(folder)["prompt"]
     try:
-        parse_prompt(result.prompt)
+        parse_prompt(prompt)
     except InputError as error:
-        raise InputError(f"{result.folder}: {error}; measure other prompts with --clip MODEL") from error
+        raise InputError(f"{folder}: {error}; measure other prompts with --clip MODEL") from error
 
 
 def main(args: list[str] | None = None) -> None:
@@ -179,6 +181,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--clip", metavar="MODEL", help="folder or id of a CLIP model: measure without truth")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="also write every view as a PNG file")
     options = parser.parse_args(args)
+    quiet()
     try:
         score(options)
     except InputError as error:
@@ -199,13 +202,14 @@ def score(options: argparse.Namespace) -> None:
         raise InputError(f"--views: {options.views}; at least 2 are needed")
     if options.size is not None and not options.clip:
         raise InputError("--size: the toybox's judges take 64 pixels; leave it out, or measure with --clip")
+    if not options.clip:
+        for run in options.runs:
+            require_toybox(run)
     size = options.size or CLIP_SIZE if options.clip else SIZE
     results = [load_result(run, options.views, size) for run in options.runs]
     if options.clip:
         score_clip(results, CLIPJudge.load(options.clip), options.json)
     else:
-        for result in results:
-            require_toybox(result)
         score_toybox(results, options.json)
     if options.export:
         export(results, options.export)
