@@ -1,31 +1,39 @@
 """Validates the measures on true pictures with faults: python -m evaluation.faults [--out FILE].
 
-Takes true instances that are not among those of the truth, gives them one fault each, and measures them. Writes a table
-per object, fault by measure, in which the measures that must catch a fault are marked, and a picture of the faults
-beside it. Exits with 1 when one of them does not (see CAUGHT).
+Takes true instances that are not among those of the truth, gives them one fault each, and measures them. Writes a
+report with a table per object, fault by measure, in which the measures that must catch a fault are marked, and beside
+it a picture of the faults. Exits with 1 when one of them does not (see CAUGHT).
 """
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
 
 from common.files import atomic_write
+from evaluation.kid import Estimate, kid
 from evaluation.measures import COLUMNS, Figures, Judges, Yardstick, load_judges
 from evaluation.pictures import INSTANCES, SIZE, Pictures, look_cameras, white
 from evaluation.sheet import contact_sheet
 from evaluation.truth_distance import TRUTH_SEED
+from lightning_modules.cli import quiet
 from scene.cameras import Orbit
+from toybox.judges.parts import HELD_OUT, held_out_accuracy
+from toybox.prior.metrics import image_features
 from toybox.world.builder import PARTS
 from toybox.world.captions import caption
-from toybox.world.objects import build, stack
+from toybox.world.objects import build, stack, without
 from toybox.world.render import render
+from toybox.world.renders import load_incomplete
 from toybox.world.shapes import Solids
+from vsd.prior import load_pipeline
 
 OBJECTS = (("duck", "yellow", "beak"), ("snowman", "white", "buttons"), ("car", "red", "lamps"))  # with a part to drop
 VIEWS, DISTANCE, FOVY = 8, 2.3, 40.0
@@ -45,26 +53,6 @@ def look(solids: list[Solids], cameras: Orbit) -> Pictures:
     made = [render(stack([one] * len(cameras)), cameras, SIZE) for one in solids]
     rgb = torch.stack([m.over(torch.ones(3)).permute(0, 3, 1, 2) for m in made])
     return Pictures(rgb, torch.stack([m.alpha[..., 0] > 0.5 for m in made]), white(len(made), len(cameras)))
-
-
-def without(solids: Solids, part: str) -> Solids:
-    """An instance without one of its parts.
-
-    Args:
-        solids: The instance.
-        part: One of PARTS.
-
-    Returns:
-        The others of its primitives.
-    """
-    kept = [i for i, p in enumerate(solids.parts) if PARTS[p] != part]
-    return Solids(
-        tuple(solids.kinds[i] for i in kept),
-        solids.to_local[:, kept],
-        solids.taper[:, kept],
-        solids.colours[:, kept],
-        tuple(solids.parts[i] for i in kept),
-    )
 
 
 def mirrored(pictures: Pictures) -> Pictures:
@@ -132,11 +120,13 @@ class Case:
         pictures: The set.
         figures: Its measures.
         missed: The measures that should have caught the fault and have not.
+        tower: KID in the features of the toybox's image tower, for comparison.
     """
 
     pictures: Pictures
     figures: Figures
     missed: tuple[str, ...]
+    tower: Estimate
 
 
 def sets(name: str, colour: str, part: str, cameras: Orbit, count: int) -> dict[str, Pictures]:
@@ -154,10 +144,11 @@ def sets(name: str, colour: str, part: str, cameras: Orbit, count: int) -> dict[
     """
     instances = [build(name, colour, TRUTH_SEED + INSTANCES + i) for i in range(count)]
     sound = look(instances, cameras)
+    missing = torch.arange(len(PARTS))[None] == PARTS.index(part)
     return {
         "none": sound,
         "blur": blurred(sound),
-        "a part dropped": look([without(one, part) for one in instances], cameras),
+        "a part dropped": look([without(one, missing) for one in instances], cameras),
         "left and right exchanged": mirrored(sound),
         "two fronts": two_fronts(sound),
         "one object copied": copied(sound),
@@ -179,30 +170,36 @@ def cases(name: str, colour: str, part: str, judges: Judges, count: int = COUNT)
         The cases by fault, the sound one first.
     """
     cameras = look_cameras(VIEWS, DISTANCE, FOVY)
-    yardstick = Yardstick(name, colour, cameras, judges)
+    yardstick, pipeline = Yardstick(name, colour, cameras, judges), load_pipeline()
     made = sets(name, colour, part, cameras, count)
     figures = {fault: yardstick.measure(pictures) for fault, pictures in made.items()}
+    truth = image_features(pipeline, yardstick.truth.over(white(1, VIEWS)).network_images())
     result = {}
     for fault, pictures in made.items():
         tests = CAUGHT.get(fault, {})
         applies = {m: test for m, test in tests.items() if getattr(figures["none"], m) is not None}
         missed = tuple(m for m, test in applies.items() if not test(figures[fault], figures["none"]))
-        result[fault] = Case(pictures, figures[fault], missed)
+        tower = kid(image_features(pipeline, pictures.network_images()), truth)
+        result[fault] = Case(pictures, figures[fault], missed, tower)
     return result
 
 
-def as_markdown(prompt: str, part: str, made: dict[str, Case]) -> str:
-    """The table of an object: faults by measures; bold where the measure is meant for the fault, "MISSED" if it fails.
+def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> str:
+    """The section of an object: its sheet, faults by measures, and KID by encoder.
+
+    A cell is bold where the measure is meant for the fault, with "MISSED" if it has not caught it.
 
     Args:
         prompt: The object in words.
         part: The one that is dropped.
         made: The cases by fault.
+        sheet: The name of the picture.
 
     Returns:
         Markdown.
     """
-    lines = [f"### {prompt}", "", "| fault | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = [f"## {prompt.capitalize()}", "", f"![{prompt}: one row per fault]({sheet})", ""]
+    lines += ["| fault | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for fault, case in made.items():
         cells = []
         for measure, value in asdict(case.figures).items():
@@ -210,9 +207,31 @@ def as_markdown(prompt: str, part: str, made: dict[str, Case]) -> str:
             if measure in CAUGHT.get(fault, {}) and value is not None:
                 cell = f"**{cell}**" + (" MISSED" if measure in case.missed else "")
             cells.append(cell)
-        words = fault.replace("a part", f"the {part}")
-        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+        lines.append(f"| {fault.replace('a part', f'the {part}')} | " + " | ".join(cells) + " |")
+    judge = {fault: Estimate(case.figures.kid, case.figures.kid_error) for fault, case in made.items()}
+    tower = {fault: case.tower for fault, case in made.items()}
+    rises = [f"{fault} {_rise(judge, fault):.1f} | {_rise(tower, fault):.1f}" for fault in made if fault != "none"]
+    lines += ["", "Rise of KID in standard errors, features of the judge of parts | of the image tower: "]
+    lines[-1] += "; ".join(rises) + "."
     return "\n".join(lines)
+
+
+def _rise(estimates: dict[str, Estimate], fault: str) -> float:
+    """How far a fault raises KID over that of the sound set, in standard errors."""
+    bad, good = estimates[fault], estimates["none"]
+    return (bad.value - good.value) / math.hypot(bad.error, good.error)
+
+
+INTRODUCTION = """# The measures and the faults they are meant for
+
+Written by `python -m evaluation.faults --out docs/measures.md`. Sets of {count} true instances, not among the {truth}
+that stand for the truth, get one fault each; what each measure asks is written in `evaluation/measures.py`, the margins
+by which a fault must show in `evaluation/faults.py` (CAUGHT). **Bold**: the measure is meant for the fault.
+
+The judge of parts, trained on true renders alone, finds {recall:.1%} of the visible parts of held-out instances, which
+lack random parts, and gives {alarms:.2%} false alarms, means over {parts} parts (`python -m toybox.judges.parts` prints
+each).
+"""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -222,18 +241,23 @@ def main(args: list[str] | None = None) -> None:
         args: The arguments, by default the program's.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/faults.md"), help="table to write (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/faults.md"), help="report to write (%(default)s)")
     options = parser.parse_args(args)
-    judges, tables, missed = load_judges(), [], []
+    quiet()
+    judges = load_judges()
+    accuracy = list(held_out_accuracy(judges.parts, *load_incomplete(HELD_OUT, held_out=True)).values())
+    recall, alarms = mean(a.recall for a in accuracy), mean(a.false_alarms for a in accuracy)
+    words = {"count": COUNT, "truth": INSTANCES, "recall": recall, "alarms": alarms, "parts": len(accuracy)}
+    sections, missed = [INTRODUCTION.format(**words)], []
     for name, colour, part in OBJECTS:
         made = cases(name, colour, part, judges)
-        tables.append(as_markdown(caption(name, colour), part, made))
-        print(tables[-1], end="\n\n", flush=True)
+        sheet = options.out.with_name(f"faults_{name}.png")
+        contact_sheet({f: c.pictures[:1] for f, c in made.items()}, look_cameras(VIEWS, DISTANCE, FOVY), sheet, 1)
+        sections.append(as_markdown(caption(name, colour), part, made, sheet.name))
+        print(sections[-1], end="\n\n", flush=True)
         missed += [f"{name}, {fault}: {m}" for fault, case in made.items() for m in case.missed]
-        firsts = {fault: case.pictures[:1] for fault, case in made.items()}
-        contact_sheet(firsts, look_cameras(VIEWS, DISTANCE, FOVY), options.out.with_name(f"faults_{name}.png"))
-    with atomic_write(options.out) as part:
-        part.write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    with atomic_write(options.out) as file:
+        file.write_text("\n\n".join(s.strip() for s in sections) + "\n", encoding="utf-8")
     print("\n".join(["missed:", *missed]) if missed else "every fault is caught")
     sys.exit(1 if missed else 0)
 

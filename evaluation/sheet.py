@@ -12,23 +12,24 @@ from evaluation.pictures import Pictures
 from scene.cameras import Orbit
 from toybox.world.captions import VIEWS
 
-LEFT, TOP, SCALE = 80, 16, 2  # pixels of the names' margins, enlargement of the pictures
+LEFT, TOP = 150, 16  # pixels of the names' margins
 
 
-def contact_sheet(rows: dict[str, Pictures], cameras: Orbit, path: Path) -> None:
+def contact_sheet(rows: dict[str, Pictures], cameras: Orbit, path: Path, scale: int = 2) -> None:
     """Writes a sheet: a row per object, a column per view.
 
     Args:
         rows: Sets by name; the objects of a set of several are numbered.
         cameras: Of the columns.
         path: The PNG file.
+        scale: Pixels of the sheet per pixel of a picture.
     """
     names = [name if len(p) == 1 else f"{name} {i}" for name, p in rows.items() for i in range(len(p))]
     strips = torch.cat([p.rgb for p in rows.values()])  # (R, V, 3, S, S)
     count, views, _, size, _ = strips.shape
     grid = strips.permute(2, 0, 3, 1, 4).reshape(3, count * size, views * size)
-    grid = F.interpolate(grid[None], scale_factor=SCALE)[0].permute(1, 2, 0)
-    side = size * SCALE
+    grid = F.interpolate(grid[None], scale_factor=scale)[0].permute(1, 2, 0)
+    side = size * scale
     sheet = Image.new("RGB", (views * side + LEFT, count * side + TOP), "white")
     sheet.paste(Image.fromarray(to_uint8(grid).numpy()), (LEFT, TOP))
     draw = ImageDraw.Draw(sheet)

@@ -99,7 +99,7 @@ def test_json_has_the_figures_of_the_run_and_its_references(dreamt, quick, capsy
         assert isinstance(figures[key], float), key
     assert figures["run"] == str(dreamt / "nerf") and figures["truth_score"] < 1 and figures["sharpness"] < 1
     with Image.open(dreamt / "nerf" / "score.png") as sheet:
-        assert sheet.width == 8 * 128 + 80 and sheet.height == 4 * 128 + 16
+        assert sheet.width == 8 * 128 + 150 and sheet.height == 4 * 128 + 16
 
 
 def test_the_table_has_both_reference_rows(dreamt, quick, capsys, tmp_path):

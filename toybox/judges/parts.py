@@ -1,7 +1,8 @@
 """A judge of parts: a small convolutional network, trained on true renders alone, that segments pictures into parts.
 
 It sees renders over random plain backgrounds, mirrored, with a little blur, noise and change of contrast, so that it
-looks for parts and not for the renderer. Pictures have 64 pixels; the network's output has cells of 2 x 2 pixels, and
+looks for parts and not for the renderer; and of instances that lack random parts, so that it does not find an eye where
+an eye should be. Pictures have 64 pixels; the network's output has cells of 2 x 2 pixels, and
 in each the probability p that one of its pixels shows a part. The evidence for a part is the sum of p^2 over all
 pixels, which is near their number where the judge is sure and small where it only suspects. A part counts as found when
 its evidence exceeds a threshold, its own, at which on training renders misses plus FALSE_COST times false alarms are
@@ -22,12 +23,12 @@ from common.cache import cache_folder
 from common.files import atomic_write
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.world.builder import BODY, PARTS, PARTS_KEY
-from toybox.world.renders import VERSION, Renders, load_parts, load_renders, random_backgrounds
+from toybox.world.renders import VERSION, Renders, load_incomplete, random_backgrounds
 
 TRAIN = 12288  # renders that the judge is trained on
 HELD_OUT = 1920  # renders that its accuracy is measured on
 STEPS = 1500  # of training
-REVISION = 2  # raise it when the network or its training changes, so that cached judges are trained anew
+REVISION = 3  # raise it when the network or its training changes, so that cached judges are trained anew
 VISIBLE = 4  # pixels of a part that make it visible in a true picture
 FALSE_COST = 2.0  # of a false alarm over that of a miss
 CALIBRATION = 4096  # renders on which thresholds and the scale of features are set
@@ -222,7 +223,7 @@ def parts_judge(count: int = TRAIN, steps: int = STEPS) -> PartsJudge:
         network = PartsNetwork()
         network.load_state_dict(torch.load(path, weights_only=True))
         return PartsJudge(network.to(memory_format=torch.channels_last).eval())
-    judge = train_parts_judge(load_renders(count), load_parts(count), steps)
+    judge = train_parts_judge(*load_incomplete(count), steps)
     with atomic_write(path) as temporary:
         torch.save(judge.network.state_dict(), temporary)
     return judge
@@ -271,9 +272,9 @@ def held_out_accuracy(judge: PartsJudge, renders: Renders, parts: Tensor) -> dic
 
 
 def main() -> None:
-    """Prints the judge's recall and false alarms per part on held-out truth."""
+    """Prints the judge's recall and false alarms per part on held-out instances, which lack random parts too."""
     judge = parts_judge()
-    accuracy = held_out_accuracy(judge, load_renders(HELD_OUT, held_out=True), load_parts(HELD_OUT, held_out=True))
+    accuracy = held_out_accuracy(judge, *load_incomplete(HELD_OUT, held_out=True))
     print(f"{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
     for name, a in accuracy.items():
         print(f"{name:<14}{a.recall:>8.3f}{a.false_alarms:>14.4f}{a.shown:>8}")

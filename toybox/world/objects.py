@@ -7,9 +7,11 @@ wheels, beaks, trunks and the like have colours and part names of their own (see
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from toybox.world.builder import (
     BEAK,
@@ -26,6 +28,8 @@ from toybox.world.builder import (
     Builder,
 )
 from toybox.world.shapes import Solids
+
+VANISHED = 1000.0  # times smaller a primitive is that is left out
 
 
 def car(b: Builder) -> None:
@@ -281,6 +285,20 @@ def build(name: str, colour: str, seed: int) -> Solids:
     builder = Builder(colour, rng)
     OBJECTS[name](builder)
     return builder.solids()
+
+
+def without(solids: Solids, missing: Tensor) -> Solids:
+    """Instances without some of their parts.
+
+    Args:
+        solids: B instances.
+        missing: (B, len(PARTS)) bool, the parts that are left out.
+
+    Returns:
+        B instances with the same primitives, of which the missing ones are too small to be seen.
+    """
+    gone = missing[:, list(solids.parts)]  # (B, P)
+    return replace(solids, to_local=torch.where(gone[..., None, None], VANISHED * solids.to_local, solids.to_local))
 
 
 def stack(solids: list[Solids]) -> Solids:

@@ -84,22 +84,6 @@ def render(solids: Solids, cameras: Orbit, size: int = 64) -> Render:
     return Render(rgb, alpha, normal, depth, parts)
 
 
-def render_parts(solids: Solids, cameras: Orbit, size: int = 64) -> Tensor:
-    """The part index at every pixel's centre, as `render` gives it, without the picture.
-
-    Args:
-        solids: B solids.
-        cameras: B cameras, outside of the solids.
-        size: Pixels of a side.
-
-    Returns:
-        (B, size, size), see `Render`.
-    """
-    origins, directions = rays(cameras.camera_to_world(), cameras.fovy, pixel_centres(size, size), size, size)
-    t, index = intersect(solids, origins, directions)
-    return _parts(solids, torch.where(t < MISS, index, -1)).reshape(len(solids), size, size)
-
-
 def _parts(solids: Solids, face: Tensor) -> Tensor:
     """The part indices of primitives; face: -1 for no primitive."""
     return torch.tensor((*solids.parts, NOTHING))[face]

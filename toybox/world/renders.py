@@ -22,14 +22,15 @@ from common.cache import cache_folder
 from common.errors import InputError
 from common.files import atomic_write
 from scene.cameras import Orbit
-from toybox.world.builder import PARTS_KEY
-from toybox.world.objects import COLOURS, OBJECTS, build, stack
-from toybox.world.render import render, render_parts
+from toybox.world.builder import BODY, PARTS, PARTS_KEY
+from toybox.world.objects import COLOURS, OBJECTS, build, stack, without
+from toybox.world.render import render
 from toybox.world.shapes import Solids
 
 VERSION = 1
 HELD_OUT = 10_000_000  # the first seed of held-out instances
 CHUNK = 960  # renders per work item
+MISSING = 0.3  # of the named parts of an incomplete instance
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def load_renders(
     return _from_tensors(_load("toybox", _render_chunk, *arguments))
 
 
-def load_parts(
+def load_incomplete(
     count: int,
     held_out: bool = False,
     seed: int = 0,
@@ -163,10 +164,11 @@ def load_parts(
     cameras: CameraRanges | None = None,
     cache: str | Path | None = None,
     workers: int | None = None,
-) -> Tensor:
-    """Loads the part maps of the renders that `load_renders` gives for the same arguments.
+) -> tuple[Renders, Tensor]:
+    """Loads renders of instances that lack random parts, with their part maps, from the cache or renders them.
 
-    They lie in a cache file of their own: few need them.
+    Whoever learns parts from them cannot guess a part from the rest of the object. Instances and cameras are those of
+    `load_renders` for the same arguments; of each instance's named parts, MISSING are left out.
 
     Args:
         count: How many, >= 1.
@@ -178,13 +180,14 @@ def load_parts(
         workers: Processes, by default one per core.
 
     Returns:
-        (N, S, S) uint8, the part index at every pixel's centre (see `toybox.world.builder.PARTS`).
+        The renders, and (N, S, S) uint8, the part index at every pixel's centre (see `toybox.world.builder.PARTS`).
 
     Raises:
         InputError: The cache file is truncated or was written by another version or with other settings.
     """
-    stem = f"toybox-parts-{PARTS_KEY}"
-    return _load(stem, _parts_chunk, count, held_out, seed, size, cameras, cache, workers)["parts"]
+    stem = f"toybox-incomplete-{PARTS_KEY}"
+    tensors = _load(stem, _incomplete_chunk, count, held_out, seed, size, cameras, cache, workers)
+    return _from_tensors(tensors), tensors["parts"]
 
 
 def _load(
@@ -264,26 +267,32 @@ def _batches(job: Job) -> Iterator[tuple[Tensor, Solids]]:
 
 def _render_chunk(job: Job) -> dict[str, Tensor]:
     """The renders of a job."""
-    _, count, _, _, size, _ = job
-    name, colour, cameras = _split(job)
-    rgba = torch.empty(count, 4, size, size, dtype=torch.uint8)
-    for rows, solids in _batches(job):
-        made = render(solids, cameras[rows], size)
-        pixels = torch.cat([made.rgb, made.alpha], -1).clamp(0, 1).mul(255).round().to(torch.uint8)
-        rgba[rows] = pixels.permute(0, 3, 1, 2)
-    return {
-        "rgba": rgba,
-        "name": name,
-        "colour": colour,
-        "cameras": torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fovy], 1),
-    }
+    return _rendered(job, complete=True) | _labels(job)
 
 
-def _parts_chunk(job: Job) -> dict[str, Tensor]:
-    """The part maps of the renders of a job."""
-    _, count, _, _, size, _ = job
+def _incomplete_chunk(job: Job) -> dict[str, Tensor]:
+    """The renders of a job without random parts, and their part maps."""
+    return _rendered(job, complete=False) | _labels(job)
+
+
+def _rendered(job: Job, complete: bool) -> dict[str, Tensor]:
+    """The pictures of a job; where they are not complete, the part maps too."""
+    start, count, held_out, seed, size, _ = job
     _, _, cameras = _split(job)
+    rng = np.random.default_rng([seed, int(held_out), start, 1])
+    lacking = torch.from_numpy(rng.random((count, len(PARTS))) < MISSING)
+    lacking[:, : BODY + 1] = False
+    rgba = torch.empty(count, 4, size, size, dtype=torch.uint8)
     parts = torch.empty(count, size, size, dtype=torch.uint8)
     for rows, solids in _batches(job):
-        parts[rows] = render_parts(solids, cameras[rows], size).to(torch.uint8)
-    return {"parts": parts}
+        made = render(solids if complete else without(solids, lacking[rows]), cameras[rows], size)
+        pixels = torch.cat([made.rgb, made.alpha], -1).clamp(0, 1).mul(255).round().to(torch.uint8)
+        rgba[rows], parts[rows] = pixels.permute(0, 3, 1, 2), made.parts.to(torch.uint8)
+    return {"rgba": rgba} if complete else {"rgba": rgba, "parts": parts}
+
+
+def _labels(job: Job) -> dict[str, Tensor]:
+    """Objects, colours and cameras of a job."""
+    name, colour, cameras = _split(job)
+    columns = [cameras.azimuth, cameras.elevation, cameras.distance, cameras.fovy]
+    return {"name": name, "colour": colour, "cameras": torch.stack(columns, 1)}

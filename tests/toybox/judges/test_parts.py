@@ -18,7 +18,7 @@ from toybox.judges.parts import (
 )
 from toybox.judges.parts_network import PartsNetwork
 from toybox.world.builder import BODY, PARTS
-from toybox.world.renders import load_parts, load_renders
+from toybox.world.renders import load_incomplete
 
 
 def test_pixels_are_counted_as_a_loop_counts_them():
@@ -73,7 +73,7 @@ def test_features_see_no_mirror_but_every_blur():
 
 def test_the_cached_judge_is_the_trained_one(tmp_path, monkeypatch):
     monkeypatch.setenv("VSD_CACHE", str(tmp_path))
-    load_renders(96, workers=1), load_parts(96, workers=1)
+    load_incomplete(96, workers=1)
     first = parts_judge(96, 2)
     monkeypatch.setattr(module, "train_parts_judge", lambda *_: 1 / 0)
     again = parts_judge(96, 2)
@@ -84,7 +84,7 @@ def test_the_cached_judge_is_the_trained_one(tmp_path, monkeypatch):
 
 
 def test_training_is_deterministic_and_learns(tmp_path):
-    renders, parts = load_renders(192, cache=tmp_path, workers=1), load_parts(192, cache=tmp_path, workers=1)
+    renders, parts = load_incomplete(192, cache=tmp_path, workers=1)
     a, b = (train_parts_judge(renders, parts, 3, batch_size=8) for _ in range(2))
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):
         assert torch.equal(x, y)
@@ -107,7 +107,7 @@ def test_accuracy_counts_pictures_that_show_a_part_and_those_without(monkeypatch
             found[:, PARTS.index("beak")] = True
             return found
 
-    renders, parts = load_renders(96, workers=1), load_parts(96, workers=1)
+    renders, parts = load_incomplete(96, workers=1)
     accuracy = held_out_accuracy(Stub(PartsNetwork()), renders, parts)
     assert list(accuracy) == list(PARTS[BODY + 1 :])
     assert accuracy["beak"].recall == accuracy["beak"].false_alarms == 1

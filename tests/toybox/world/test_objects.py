@@ -5,8 +5,9 @@ import torch
 
 from scene.cameras import Orbit, turntable
 from toybox.world.builder import BODY, NOTHING, PARTS
-from toybox.world.objects import COLOURS, OBJECTS, WITH_FRONT, build, stack
-from toybox.world.render import render, render_parts
+from toybox.world.objects import COLOURS, OBJECTS, WITH_FRONT, build, stack, without
+from toybox.world.render import render
+from toybox.world.shapes import Solids
 
 
 def view(solids, azimuth, elevation=20.0):
@@ -93,7 +94,6 @@ def test_part_maps_are_those_of_the_nearest_primitive_at_the_pixel_centre(name):
     solids = stack([build(name, "green", s) for s in range(2)])
     cameras = turntable(2, distance=2.3, start=30.0)
     made = render(solids, cameras)
-    assert torch.equal(made.parts, render_parts(solids, cameras))
     assert set(made.parts.unique().tolist()) <= {NOTHING, *solids.parts}
     inside, outside = made.alpha[..., 0] > 1 - 1e-6, made.alpha[..., 0] == 0
     assert (made.parts[inside] != NOTHING).all() and (made.parts[outside] == NOTHING).all()
@@ -124,3 +124,22 @@ def test_a_part_hides_from_the_other_side():
     assert ((view(solids, 0).parts == beak).sum((1, 2)) > 10).all()
     assert not (view(solids, 180).parts == beak).any()
     assert (view(solids, 180).parts == BODY).any()
+
+
+def test_an_instance_without_a_part_is_the_rest_of_it():
+    """Reference: the same instance built from the other primitives alone."""
+    whole = stack([build("robot", "red", s) for s in range(3)])
+    for part in ("eyes", "panel", "backpack", "antenna"):
+        kept = [i for i, p in enumerate(whole.parts) if PARTS[p] != part]
+        rest = Solids(
+            tuple(whole.kinds[i] for i in kept),
+            whole.to_local[:, kept],
+            whole.taper[:, kept],
+            whole.colours[:, kept],
+            tuple(whole.parts[i] for i in kept),
+        )
+        missing = (torch.arange(len(PARTS)) == PARTS.index(part)).expand(3, -1)
+        for azimuth in (0, 50, 180):
+            one, two = view(without(whole, missing), azimuth), view(rest, azimuth)
+            assert torch.equal(one.parts, two.parts)
+            assert (one.rgb - two.rgb).abs().mean() < 1e-5
