@@ -16,6 +16,7 @@ from statistics import mean
 
 import torch
 import torch.nn.functional as F
+from diffusers import DiffusionPipeline
 
 from common.files import atomic_write
 from evaluation.kid import Estimate, kid
@@ -107,7 +108,6 @@ CAUGHT: dict[str, dict[str, Callable[[Figures, Figures], bool]]] = {
     "noise": {
         "sharpness": lambda bad, good: bad.sharpness > 1.2 * good.sharpness,
         "patch_distance": lambda bad, good: bad.patch_distance > 1.5 * good.patch_distance,
-        "kid": lambda bad, good: bad.kid > good.kid + 5 * (bad.kid_error + good.kid_error),
     },
 }
 
@@ -173,15 +173,20 @@ def cases(name: str, colour: str, part: str, judges: Judges, count: int = COUNT)
     yardstick, pipeline = Yardstick(name, colour, cameras, judges), load_pipeline()
     made = sets(name, colour, part, cameras, count)
     figures = {fault: yardstick.measure(pictures) for fault, pictures in made.items()}
-    truth = image_features(pipeline, yardstick.truth.over(white(1, VIEWS)).network_images())
+    truth = _tower_features(pipeline, yardstick.truth.over(white(1, VIEWS)))
     result = {}
     for fault, pictures in made.items():
         tests = CAUGHT.get(fault, {})
         applies = {m: test for m, test in tests.items() if getattr(figures["none"], m) is not None}
         missed = tuple(m for m, test in applies.items() if not test(figures[fault], figures["none"]))
-        tower = kid(image_features(pipeline, pictures.network_images()), truth)
+        tower = kid(_tower_features(pipeline, pictures), truth)
         result[fault] = Case(pictures, figures[fault], missed, tower)
     return result
+
+
+def _tower_features(pipeline: DiffusionPipeline, pictures: Pictures) -> Tensor:
+    """The image tower's features (N, V, D)."""
+    return image_features(pipeline, pictures.network_images()).unflatten(0, pictures.rgb.shape[:2])
 
 
 def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> str:

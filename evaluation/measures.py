@@ -117,8 +117,7 @@ class Yardstick:
         """
         real = self.truth.over(pictures.background)
         found = found_in(pictures, self.judges.parts)
-        features = [self.judges.parts.features(p.network_images()) for p in (pictures, real)]
-        distance = kid(*features) if min(len(f) for f in features) > 2 else None
+        distance = kid(*(features_of(p, self.judges.parts) for p in (pictures, real)))
         return Figures(
             part_recall=part_recall(found, self.shown),
             false_parts=false_parts(found, self.shown),
@@ -165,6 +164,19 @@ class Yardstick:
         truth, ends = true_looks(self.name, self.colour, NEAREST_OF, 0, *where), scale(self.name, self.colour, *where)
         looks = [Look(_channels_last(p), mask) for p, mask in zip(pictures.rgb, pictures.mask, strict=True)]
         return sum(ends.score(nearest(look, truth)[0]) for look in looks) / len(looks)
+
+
+def features_of(pictures: Pictures, judge: PartsJudge) -> Tensor:
+    """The judge's features of a set.
+
+    Args:
+        pictures: N objects in V views.
+        judge: Of parts.
+
+    Returns:
+        (N, V, D).
+    """
+    return judge.features(pictures.network_images()).unflatten(0, pictures.rgb.shape[:2])
 
 
 def _channels_last(rgb: Tensor) -> Tensor:

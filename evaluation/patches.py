@@ -13,8 +13,8 @@ from evaluation.pictures import Pictures
 
 LEVELS = 3
 PATCH = 7
-PATCHES = 4096  # per set and level
-DIRECTIONS = 256
+PATCHES = 2048  # per object and level
+DIRECTIONS = 128
 
 
 def pyramid(images: Tensor, levels: int = LEVELS) -> list[Tensor]:
@@ -61,20 +61,30 @@ def patches(level: Tensor, mask: Tensor, generator: torch.Generator, count: int 
     return padded[image[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, generator: torch.Generator, directions: int = DIRECTIONS) -> float:
-    """The mean Wasserstein-1 distance of two point sets along random directions.
+def projections(points: Tensor, directions: Tensor) -> Tensor:
+    """Points along directions, in order.
 
     Args:
-        a: (M, D).
-        b: (M, D).
-        generator: What the directions are drawn from.
-        directions: How many.
+        points: (M, D).
+        directions: (D, K), unit vectors.
+
+    Returns:
+        (K, M), ascending.
+    """
+    return (directions.T @ points.T).sort(1).values
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor) -> float:
+    """The mean Wasserstein-1 distance of two point sets along directions.
+
+    Args:
+        a: (K, M), the `projections` of one.
+        b: (K, M), those of the other along the same directions.
 
     Returns:
         >= 0.
     """
-    along = F.normalize(torch.randn(a.shape[1], directions, generator=generator), dim=0)
-    return float(((a @ along).sort(0).values - (b @ along).sort(0).values).abs().mean())
+    return float((a - b).abs().mean())
 
 
 def patch_distance(pictures: Pictures, truth: Pictures, seed: int = 0) -> float | None:
@@ -94,14 +104,15 @@ def patch_distance(pictures: Pictures, truth: Pictures, seed: int = 0) -> float 
     if not pictures.mask.flatten(1).any(1).all():
         return None
     generator = torch.Generator().manual_seed(seed)
-    real_levels = _levels(truth)
+    directions = F.normalize(torch.randn(3 * PATCH**2, DIRECTIONS, generator=generator), dim=0)
     distances = []
-    for i in range(len(pictures)):
-        for (mine, my_mask), (real, real_mask) in zip(_levels(pictures[i : i + 1]), real_levels, strict=True):
-            a, b = (patches(*pair, generator) for pair in ((mine, my_mask), (real, real_mask)))
-            centre, spread = b.mean((0, 2, 3), keepdim=True), b.std((0, 2, 3), keepdim=True).clamp(min=1e-6)
-            rows = [((x - centre) / spread).flatten(1) for x in (a, b)]
-            distances.append(sliced_wasserstein(*rows, generator))
+    for level, (real, mask) in enumerate(_levels(truth)):
+        right = patches(real, mask, generator)
+        centre, spread = right.mean((0, 2, 3), keepdim=True), right.std((0, 2, 3), keepdim=True).clamp(min=1e-6)
+        target = projections(((right - centre) / spread).flatten(1), directions)
+        for i in range(len(pictures)):
+            mine = (patches(*_levels(pictures[i : i + 1])[level], generator) - centre) / spread
+            distances.append(sliced_wasserstein(projections(mine.flatten(1), directions), target))
     return sum(distances) / len(distances)
 
 

@@ -96,12 +96,16 @@ def score_toybox(results: list[Result], as_json: bool) -> None:
         as_json: Print objects, not the table.
     """
     judges = load_judges()
+    measured: dict[tuple, tuple[Yardstick, dict]] = {}  # what runs of the same prompt, prior and cameras share
     if not as_json:
         print_head()
     for result in results:
         name, colour, _ = parse_prompt(result.prompt)
-        yardstick = Yardstick(name, colour, result.cameras, judges)
-        rows = references(result, yardstick)
+        key = (name, colour, result.prior, *(tuple(x.tolist()) for x in vars(result.cameras).values()))
+        if key not in measured:
+            yardstick = Yardstick(name, colour, result.cameras, judges)
+            measured[key] = yardstick, references(result, yardstick)
+        yardstick, rows = measured[key]
         mine = yardstick.measure(result.pictures, whole_looks=len(result.cameras) > 1)
         contact_sheet(
             {"truth": rows["truth"][0][:1], "prior": rows["prior"][0][:1], "particle": result.pictures},

@@ -1,6 +1,7 @@
 """Sharpness: the gradient magnitude inside the object over that of the truth.
 
-Blur lowers it; noise and speckles raise it above 1, so that 1 is the aim and more is no better.
+The magnitude is a root mean square: the mean of an edge's gradients is its height, however soft it is. Blur lowers the
+ratio, noise and speckles raise it above 1, so that 1 is the aim and more is no better.
 """
 
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from evaluation.pictures import Pictures
 
 
 def gradient_magnitude(pictures: Pictures) -> Tensor:
-    """The mean gradient magnitude of each view inside of the object, its outline left out.
+    """The root mean square gradient magnitude of each view inside of the object, its outline left out.
 
     Args:
         pictures: N objects in V views.
@@ -21,10 +22,10 @@ def gradient_magnitude(pictures: Pictures) -> Tensor:
     rgb = pictures.rgb
     across = F.pad(rgb[..., 1:] - rgb[..., :-1], (0, 1))
     down = F.pad(rgb[..., 1:, :] - rgb[..., :-1, :], (0, 0, 0, 1))
-    magnitude = (across.square() + down.square()).sqrt().mean(2)  # (N, V, S, S)
-    # A pixel counts when its 3 x 3 neighbours belong to the object.
-    inside = 1 - F.max_pool2d(1 - pictures.mask.float(), 3, 1, 1)
-    return (magnitude * inside).sum((0, 2, 3)) / inside.sum((0, 2, 3)).clamp(min=1)
+    squared = (across.square() + down.square()).mean(2)  # (N, V, S, S)
+    # A pixel counts when its 5 x 5 neighbours belong to the object: what soft outlines let through is no detail.
+    inside = 1 - F.max_pool2d(1 - pictures.mask.float(), 5, 1, 2)
+    return ((squared * inside).sum((0, 2, 3)) / inside.sum((0, 2, 3)).clamp(min=1)).sqrt()
 
 
 def sharpness_ratio(pictures: Pictures, truth: Pictures) -> float:
