@@ -17,6 +17,7 @@ from statistics import mean
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from common.files import atomic_write
 from evaluation.kid import Estimate, kid

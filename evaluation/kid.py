@@ -11,7 +11,6 @@ Source: Binkowski et al. 2018, Demystifying MMD GANs.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 FEW = 3  # objects, and views, that the error needs at least
@@ -84,7 +83,7 @@ def _between_views(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _of_views(aa: Tensor, bb: Tensor, ab: Tensor) -> Estimate:
-    """The estimate from kernels between views, of pairs of different ones; the jackknife leaves out a view at a time."""
+    """The estimate from kernels of views, of pairs of different ones; the jackknife leaves out one view at a time."""
     difference = aa + bb - ab - ab.T
     difference = difference.fill_diagonal_(0)
     count = len(difference)

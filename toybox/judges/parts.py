@@ -27,8 +27,8 @@ from toybox.world.renders import VERSION, Renders, load_incomplete, random_backg
 
 TRAIN = 12288  # renders that the judge is trained on
 HELD_OUT = 1920  # renders that its accuracy is measured on
-STEPS = 1500  # of training
-REVISION = 3  # raise it when the network or its training changes, so that cached judges are trained anew
+STEPS = 3000  # of training
+REVISION = 4  # raise it when the network or its training changes, so that cached judges are trained anew
 VISIBLE = 4  # pixels of a part that make it visible in a true picture
 FALSE_COST = 2.0  # of a false alarm over that of a miss
 CALIBRATION = 4096  # renders on which thresholds and the scale of features are set
@@ -130,10 +130,10 @@ def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
     images = torch.lerp(images, soft, draw(0, 1))
     images = draw(0.9, 1.1) * images + draw(-0.05, 0.05)
     noise = torch.tensor(rng.standard_normal(images.shape, dtype=np.float32))
-    return images + draw(0, 0.06) * noise
+    return images + draw(0, 0.04) * noise
 
 
-def train_parts_judge(renders: Renders, parts: Tensor, steps: int, batch_size: int = 32, seed: int = 0) -> PartsJudge:
+def train_parts_judge(renders: Renders, parts: Tensor, steps: int, batch_size: int = 16, seed: int = 0) -> PartsJudge:
     """Trains a judge; deterministic by seed and number of threads.
 
     Args:
@@ -150,8 +150,8 @@ def train_parts_judge(renders: Renders, parts: Tensor, steps: int, batch_size: i
         torch.manual_seed(seed)
         network = PartsNetwork()
     network.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(network.parameters(), 4e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=max(steps, 2), pct_start=0.1)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(steps, 2), pct_start=0.1)
     rng = np.random.default_rng(seed)
     # Small parts count more per pixel: the weight falls with the square root of a part's pixels, 1 for the body.
     counts = torch.bincount(parts.flatten().long(), minlength=len(PARTS)).float()

@@ -30,7 +30,7 @@ from toybox.world.shapes import Solids
 VERSION = 1
 HELD_OUT = 10_000_000  # the first seed of held-out instances
 CHUNK = 960  # renders per work item
-MISSING = 0.3  # of the named parts of an incomplete instance
+MISSING = 0.5  # of the named parts of an incomplete instance
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def load_incomplete(
     Raises:
         InputError: The cache file is truncated or was written by another version or with other settings.
     """
-    stem = f"toybox-incomplete-{PARTS_KEY}"
+    stem = f"toybox-incomplete{MISSING:g}-{PARTS_KEY}"
     tensors = _load(stem, _incomplete_chunk, count, held_out, seed, size, cameras, cache, workers)
     return _from_tensors(tensors), tensors["parts"]
 
