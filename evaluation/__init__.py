@@ -1,0 +1,1 @@
+"""Measures of quality: what a run has made, held against the true world and the prior's own samples."""

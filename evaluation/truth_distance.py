@@ -28,20 +28,46 @@ TRUTH_SEED = 30_000_000  # instances that neither the prior nor the gates have s
 
 @dataclass
 class Look:
-    """Pictures (..., V, H, W, 3) in [0, 1] over white, and masks (..., V, H, W) of the object."""
+    """Pictures of an object, or of several.
+
+    Args:
+        rgb: (..., V, H, W, 3) in [0, 1], over white.
+        mask: (..., V, H, W) bool, the pixels of the object.
+    """
 
     rgb: Tensor
     mask: Tensor
 
 
 def cameras(distance: float, fovy: float) -> Orbit:
-    """The eight cameras of a look; fovy in degrees."""
+    """The eight cameras of a look.
+
+    Args:
+        distance: World units.
+        fovy: Degrees.
+
+    Returns:
+        The cameras, the front first.
+    """
     return turntable(VIEWS, elevation=15.0, distance=distance, fovy=fovy)
 
 
 @cache
 def true_looks(name: str, colour: str, count: int, first: int, distance: float, fovy: float, size: int) -> Look:
-    """Looks at `count` true instances, (count, V, ...), from the cache folder or rendered and put there."""
+    """Looks at true instances, from the cache folder or rendered and put there.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        count: How many instances.
+        first: The first one's number.
+        distance: Of the cameras, world units.
+        fovy: Degrees.
+        size: Pixels of a side.
+
+    Returns:
+        The looks (count, V, ...).
+    """
     stem = f"{colour}-{name}-{first}-{count}-{distance:g}-{fovy:g}-{size}px".replace(" ", "-")
     path = cache_folder() / f"looks-v{VERSION}" / f"{stem}.safetensors"
     if not path.exists():
@@ -63,7 +89,15 @@ def _render_looks(name: str, colour: str, count: int, first: int, distance: floa
 
 
 def nearest(look: Look, truth: Look) -> tuple[float, int]:
-    """Distance from one look (V, ...) to the nearest of several (N, V, ...), and which that is."""
+    """The distance from a look to the nearest of several.
+
+    Args:
+        look: (V, ...).
+        truth: (N, V, ...).
+
+    Returns:
+        The distance in [0, 1], and which is the nearest.
+    """
     either = (look.mask | truth.mask).float()
     difference = (look.rgb - truth.rgb).abs().mean(-1) * either
     distance = difference.sum((1, 2, 3)) / either.sum((1, 2, 3)).clamp(min=1)
@@ -72,19 +106,42 @@ def nearest(look: Look, truth: Look) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Scale:
-    """The mean distances to a prompt's true instances of other true ones (1) and of wrong objects (0)."""
+    """The ends of a prompt's score: mean distances to its true instances.
+
+    Args:
+        real: Of other true instances, score 1.
+        wrong: Of other objects of the same colour, score 0.
+    """
 
     real: float
     wrong: float
 
     def score(self, distance: float) -> float:
-        """(wrong - distance) / (wrong - real): 1 is a true instance, 0 another object of the same colour."""
+        """The score (wrong - distance) / (wrong - real).
+
+        Args:
+            distance: To the nearest true instance.
+
+        Returns:
+            1 for a true instance, 0 for another object of the same colour.
+        """
         return (self.wrong - distance) / (self.wrong - self.real)
 
 
 @cache
 def scale(name: str, colour: str, distance: float, fovy: float, size: int) -> Scale:
-    """The scale of a prompt: 16 further true instances, and two instances of each other object in its colour."""
+    """The scale of a prompt: 16 further true instances, and two instances of each other object in its colour.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        distance: Of the cameras, world units.
+        fovy: Degrees.
+        size: Pixels of a side.
+
+    Returns:
+        The scale.
+    """
     where = (distance, fovy, size)
     truth = true_looks(name, colour, INSTANCES, 0, *where)
 

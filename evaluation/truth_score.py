@@ -1,10 +1,10 @@
-"""How near to the truth is what the toybox preset makes? python -m evaluation.truth_score --prompt "a red car"
+"""Trains the toybox preset and scores it by L1 to the truth: python -m evaluation.truth_score --prompt "a red car".
 
-Trains the preset on each prompt with several seeds, renders the result from eight cameras and compares it with true
-instances (see evaluation.truth_distance): score 1 is a true instance, 0 another object of the same colour. Prints a
-row a prompt and last the smallest mean score; writes truth_score.png, in rows the nearest true instance and the
-results of all seeds, in columns the cameras, the front first. With --stage the stages after the NeRF run too, and each
-has a row of its own.
+Every prompt is trained with several seeds; the result is rendered from eight cameras and compared with true instances
+(see `evaluation.truth_distance`): score 1 is a true instance, 0 another object of the same colour. Prints one row per
+prompt and last the smallest mean score; writes truth_score.png, in rows the nearest true instance and the results of
+all seeds, in columns the cameras, the front first. With --stage the stages after the NeRF run too, and each has a row
+of its own. The score rewards blur; `evaluation.score` measures runs by what else matters.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from common.errors import InputError
 from datamodules.random_cameras import RandomCameras
+from evaluation.runs import look_at
 from evaluation.truth_distance import INSTANCES, Look, cameras, nearest, scale, true_looks
 from lightning_modules.cli import Command, run
 from lightning_modules.dream import STAGES, handed_on
-from lightning_modules.nerf import NerfStage
 from lightning_modules.object_stage import ObjectStage
 from lightning_modules.run.pictures import save_picture
 from toybox.world.captions import parse_prompt
@@ -36,7 +36,17 @@ CALIBRATION = (20, 80)  # steps of the two presets, squeezed to them, whose time
 
 
 def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
-    """The options of a stage's run that is watched by nobody."""
+    """The options of a stage's run without pictures and progress.
+
+    Args:
+        config: The stage's file.
+        prompt: What to make.
+        seed: Of everything random.
+        folder: The run folder.
+
+    Returns:
+        Arguments of `vsd`.
+    """
     return [
         *("fit", "--config", config, "--prompt", prompt, "--seed_everything", str(seed)),
         *(f"--model.seed={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"),
@@ -46,14 +56,33 @@ def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
 
 
 def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None, folder: Path) -> Command:
-    """One run of the preset; returns the command with its model and data."""
+    """Trains the NeRF preset once.
+
+    Args:
+        arguments: Of this command.
+        prompt: What to make.
+        seed: Of everything random.
+        steps: To squeeze or stretch the preset to, None for its own.
+        folder: The run folder.
+
+    Returns:
+        The command with its model and data.
+    """
     length = [] if steps is None else squeezed(arguments.config, steps)
     kept = "--checkpoint.every=1000000"  # at the end alone
     return run([*options(arguments.config, prompt, seed, folder), kept, *arguments.overrides, *length])
 
 
 def squeezed(config: str, steps: int) -> list[str]:
-    """The options that squeeze or stretch a NeRF preset with all its schedules to a number of steps."""
+    """The options that squeeze or stretch a NeRF preset with all its schedules.
+
+    Args:
+        config: The preset's file.
+        steps: How many it shall have.
+
+    Returns:
+        Arguments of `vsd`.
+    """
     preset = OmegaConf.load(config)
     factor = steps / preset.trainer.max_steps
     milestones = [{**m, "step": round(factor * m.step)} for m in preset.data.init_args.milestones]
@@ -65,28 +94,44 @@ def squeezed(config: str, steps: int) -> list[str]:
 
 
 def go_on(stage: str, prompt: str, seed: int, folder: Path) -> Command:
-    """One run of a stage's preset after those before it in the same folder."""
+    """Trains a later stage's preset after those before it in the same folder.
+
+    Args:
+        stage: "geometry" or "texture".
+        prompt: What to make.
+        seed: Of everything random.
+        folder: Holds the run folders of all stages.
+
+    Returns:
+        The command with its model and data.
+    """
     config = str(Path(CONFIG).with_name(f"{stage}.yaml"))
     return run([*options(config, prompt, seed, folder / stage), *handed_on(stage, folder)])
 
 
-@torch.no_grad()
 def look_at_particle(stage: ObjectStage, index: int, distance: float, fovy: float, size: int) -> Look:
-    """A look (V, ...) at a particle."""
-    orbit = cameras(distance, fovy)
-    stage.eval()
-    batch = orbit.cameras(size)
-    shape = (len(orbit), size, size)
-    if isinstance(stage, NerfStage):
-        out, _ = stage.render(stage.particles[index], batch)
-        colour, opacity = out.rgb, out.opacity
-    else:
-        out = stage.render(index, batch)
-        colour, opacity = out.colour, out.coverage
-    return Look((colour + 1 - opacity).view(*shape, 3), (opacity > 0.5).view(shape))
+    """Looks at a particle.
+
+    Args:
+        stage: With its particles.
+        index: Of the particle.
+        distance: Of the cameras, world units.
+        fovy: Degrees.
+        size: Pixels of a side.
+
+    Returns:
+        The eight pictures (V, ...).
+    """
+    pictures = look_at(stage.eval(), cameras(distance, fovy), size)
+    return Look(pictures.rgb[index].permute(0, 2, 3, 1), pictures.mask[index])
 
 
 def main(args: list[str] | None = None) -> None:
+    """The command; exits with 2 and one line when an input is wrong.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompt", action="append", required=True, help="such as 'a red car'; may be given often")
     parser.add_argument("--seeds", type=int, default=3)
@@ -111,7 +156,17 @@ def main(args: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> float:
-    """Runs everything, prints a row a prompt and stage, and returns the smallest mean score of the last stage."""
+    """Runs everything and prints one row per prompt and stage.
+
+    Args:
+        arguments: Of this command.
+
+    Returns:
+        The smallest mean score of the last stage.
+
+    Raises:
+        InputError: A prompt is none of the toybox.
+    """
     words = {prompt: parse_prompt(prompt)[:2] for prompt in arguments.prompt}
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{'prompt':<30}{'mean':>6}{'min':>7}{'max':>7}{'L1':>7}{'real':>7}{'wrong':>7}{'steps':>7}{'seconds':>9}")
@@ -156,12 +211,28 @@ def measure(arguments: argparse.Namespace) -> float:
 
 
 def look_cameras(data: RandomCameras) -> tuple[float, float, int]:
-    """Distance, field of view and pixels of the cameras of a look: the preset's, at the world's resolution."""
+    """The cameras of a look: the preset's, at the world's resolution.
+
+    Args:
+        data: Of the preset.
+
+    Returns:
+        Distance in world units, field of view in degrees, pixels of a side.
+    """
     return data.eval_distance, data.eval_fovy, PIXELS
 
 
 def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
-    """How many steps of the preset, squeezed or stretched to them, fit into the given minutes, from two short runs."""
+    """How many steps of the preset, squeezed or stretched to them, fit into the given minutes, from two short runs.
+
+    Args:
+        arguments: Of this command; its `minutes` count.
+        prompt: What to make.
+        folder: Of the short runs.
+
+    Returns:
+        At least 1.
+    """
     first, last = CALIBRATION
     times = []
     for steps in CALIBRATION:
@@ -173,7 +244,14 @@ def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
 
 
 def strips(rows: list[Tensor]) -> Tensor:
-    """Looks (V, H, W, 3) as rows of one picture (R H, V W, 3)."""
+    """Joins looks to one picture.
+
+    Args:
+        rows: R looks (V, H, W, 3).
+
+    Returns:
+        (R H, V W, 3).
+    """
     return torch.cat([torch.cat(list(row), 1) for row in rows])
 
 

@@ -20,6 +20,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from typing_extensions import override
+
 from common.errors import InputError
 from scene.cameras import turntable
 from scene.export import to_file_axes
@@ -65,12 +67,21 @@ try {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves the page, the GLB files and three.js' folder, and takes the page's answer."""
+    """Serves the page, the GLB files and three.js' folder, and takes the page's answer.
+
+    Args:
+        *args: Of SimpleHTTPRequestHandler.
+        page: What "/" answers.
+        files: What "/0.glb", "/1.glb" ... answer.
+        answers: Gets the path and body of what the page posts.
+        **kwargs: Of SimpleHTTPRequestHandler.
+    """
 
     def __init__(self, *args, page: bytes, files: list[Path], answers: queue.Queue, **kwargs):
         self.page, self.files, self.answers = page, files, answers
         super().__init__(*args, **kwargs)
 
+    @override
     def do_GET(self) -> None:
         name = self.path.strip("/")
         if name and not re.fullmatch(r"\d+\.glb", name):
@@ -81,17 +92,27 @@ class Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.files[int(name[:-4])].read_bytes() if name else self.page)
 
+    @override
     def do_POST(self) -> None:
         self.answers.put((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
+    @override
     def log_message(self, *args) -> None:
         pass
 
 
 def page(count: int, size: int) -> bytes:
-    """The page that draws `count` files, views of size x size pixels."""
+    """The page that draws GLB files.
+
+    Args:
+        count: How many.
+        size: Pixels of a view's side.
+
+    Returns:
+        HTML.
+    """
     cameras = turntable(COLUMNS)
     settings = {
         "files": [f"{i}.glb" for i in range(count)],
@@ -103,7 +124,20 @@ def page(count: int, size: int) -> bytes:
 
 
 def draw(files: list[Path], three: Path, browser: str, size: int) -> bytes:
-    """The picture as PNG; InputError when a file or a program is missing, or does not do its part."""
+    """Lets a browser draw GLB files.
+
+    Args:
+        files: The GLB files.
+        three: The folder of three.js.
+        browser: Chromium's command.
+        size: Pixels of a view's side.
+
+    Returns:
+        The picture as PNG.
+
+    Raises:
+        InputError: A file or a program is missing, or the browser gives no picture.
+    """
     if not (three / "build" / "three.module.js").is_file():
         raise InputError(f"--three {three}: three.js is not there; 'npm install three' makes node_modules/three")
     if shutil.which(browser) is None:
@@ -134,6 +168,11 @@ def draw(files: list[Path], three: Path, browser: str, size: int) -> bytes:
 
 
 def main(args: list[str] | None = None) -> None:
+    """The command; exits with 2 and one line when an input is wrong.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="GLB files")
     parser.add_argument("--three", type=Path, required=True, help="three.js' folder, node_modules/three")

@@ -1,4 +1,4 @@
-"""A toybox prompt as a picture: python -m toybox "a red car" [--prior toybox] [--out car.png]
+"""Draws a toybox prompt: python -m toybox "a red car" [--prior toybox] [--out car.png].
 
 Rows of true renders, each of another instance: a turntable of eight views, or eight cameras of the prompt's view.
 With --prior one more row shows samples of that diffusion prior for the same views.
@@ -26,7 +26,15 @@ SIZE = 128
 
 
 def cameras_of(view: str | None, seed: int) -> Orbit:
-    """Eight cameras that see the given view words, or one turn for None."""
+    """Eight cameras for a prompt.
+
+    Args:
+        view: The view words that they see, None for one turn.
+        seed: Of the cameras.
+
+    Returns:
+        The cameras.
+    """
     if view is None:
         return turntable(COLUMNS, distance=2.3)
     drawn = CameraRanges().sample(4000, np.random.default_rng(seed))
@@ -36,7 +44,16 @@ def cameras_of(view: str | None, seed: int) -> Orbit:
 
 
 def samples_of(prior: str, words: list[str], size: int) -> torch.Tensor:
-    """Samples (B, size, size, 3) in [0, 1] of a prior folder, or of the shipped prior for "toybox"."""
+    """Ancestral samples of a prior.
+
+    Args:
+        prior: A folder, or "toybox", the shipped prior.
+        words: B prompts.
+        size: Pixels of a side.
+
+    Returns:
+        (B, size, size, 3) in [0, 1].
+    """
     pipeline = load_pipeline(prior)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
@@ -45,6 +62,11 @@ def samples_of(prior: str, words: list[str], size: int) -> torch.Tensor:
 
 
 def main(args: list[str] | None = None) -> None:
+    """The command; exits with 2 and one line when an input is wrong.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt")
     parser.add_argument("--rows", type=int, default=4, help="instances (default: %(default)s)")

@@ -18,7 +18,7 @@ SECTORS = len(VIEWS.sectors)
 
 
 class ViewClassifier(nn.Module):
-    """Logits (B, 8) of the azimuth sectors for images (B, 3, 64, 64) in [-1, 1]."""
+    """A stack of strided convolutions, and a perceptron on the 4 x 4 cells that are left."""
 
     def __init__(self):
         super().__init__()
@@ -35,18 +35,43 @@ class ViewClassifier(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(192 * 16, 192), nn.SiLU(), nn.Linear(192, SECTORS))
 
     def forward(self, images: Tensor) -> Tensor:
+        """The logits of the azimuth sectors.
+
+        Args:
+            images: (B, 3, 64, 64) in [-1, 1].
+
+        Returns:
+            (B, 8).
+        """
         return self.head(self.features(images))
 
 
 def sector_examples(renders: Renders) -> Tensor:
-    """Indices of the renders that have an azimuth sector to tell: objects with a front, not seen from overhead."""
+    """The renders that have an azimuth sector to tell: objects with a front, not seen from overhead.
+
+    Args:
+        renders: N renders.
+
+    Returns:
+        Indices (M,).
+    """
     names = list(OBJECTS)
     fronted = torch.tensor([name in WITH_FRONT for name in names])[renders.name]
     return torch.nonzero(fronted & (renders.cameras.elevation <= VIEWS.overhead_above))[:, 0]
 
 
 def train_view_classifier(renders: Renders, steps: int, batch_size: int = 64, seed: int = 0) -> ViewClassifier:
-    """A classifier trained for `steps` batches of renders and their mirror images; deterministic by seed."""
+    """Trains a classifier on renders and their mirror images; deterministic by seed.
+
+    Args:
+        renders: What it learns from.
+        steps: Batches.
+        batch_size: Images of a batch.
+        seed: Of the first weights and the order.
+
+    Returns:
+        The classifier, in evaluation mode.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ViewClassifier()
@@ -70,7 +95,15 @@ def train_view_classifier(renders: Renders, steps: int, batch_size: int = 64, se
 
 
 def cached_view_classifier(renders: Renders, steps: int) -> ViewClassifier:
-    """The classifier for these renders from the cache folder, or a new one, put there."""
+    """The classifier for some renders from the cache folder, or a new one, put there.
+
+    Args:
+        renders: What it learns from.
+        steps: Batches.
+
+    Returns:
+        The classifier, in evaluation mode.
+    """
     folder = cache_folder()
     path = folder / f"view-classifier-v{VERSION}-{len(renders)}-{steps}.pt"
     network = ViewClassifier()
@@ -85,7 +118,15 @@ def cached_view_classifier(renders: Renders, steps: int) -> ViewClassifier:
 
 @torch.no_grad()
 def held_out_accuracy(network: ViewClassifier, renders: Renders) -> dict[str, float]:
-    """Accuracy per object with a front, over random backgrounds, renders and their mirror images."""
+    """Accuracy over random backgrounds, on renders and their mirror images.
+
+    Args:
+        network: The classifier.
+        renders: Held-out renders.
+
+    Returns:
+        Fractions in [0, 1], by object with a front.
+    """
     names = list(OBJECTS)
     examples = sector_examples(renders)
     rng = np.random.default_rng(1)

@@ -20,19 +20,45 @@ VOCABULARY = tuple(dict.fromkeys(" ".join([*OBJECTS, *COLOURS, *VIEW_WORDS, "a a
 
 
 def caption(name: str, colour: str, view: str | None = None) -> str:
-    """The prompt for an object, a colour and view words (None: without)."""
+    """The prompt of an object.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        view: One of VIEW_WORDS, None for a prompt without.
+
+    Returns:
+        Such as "a red car, front view".
+    """
     article = "an" if colour[0] in "aeiou" else "a"
     return f"{article} {colour} {name}" + (f", {view}" if view else "")
 
 
 def mirrored(text: str) -> str:
-    """The caption of the mirror image: left and right change places."""
+    """The caption of the mirror image.
+
+    Args:
+        text: A caption.
+
+    Returns:
+        The caption with left and right exchanged.
+    """
     places = {"left": "right", "right": "left"}
     return " ".join(places.get(word, word) for word in text.split(" "))
 
 
 def parse_prompt(prompt: str) -> tuple[str, str, str | None]:
-    """Object, colour and view words (or None) of a toybox prompt; InputError names a word that the toybox lacks."""
+    """What a toybox prompt asks for.
+
+    Args:
+        prompt: Such as "a red car" or "a red car, front view".
+
+    Returns:
+        Object, colour and view words, None without.
+
+    Raises:
+        InputError: It names a word that the toybox lacks.
+    """
     head, *tail = [part.strip() for part in prompt.lower().split(",")]
     words = head.split()
     if words and words[0] in ("a", "an"):
@@ -65,10 +91,18 @@ def training_captions(
     no_view: float = 0.1,
     empty: float = 0.1,
 ) -> list[str]:
-    """A caption for each render, drawn anew each time.
+    """A caption for each render, drawn anew each time. A fifth of the side views are called "side view".
 
-    names, colours, views: B words that hold for the renders. With probability `empty` the caption is "", with
-    `no_view` it has no view words, and a fifth of the side views are called "side view".
+    Args:
+        names: B objects.
+        colours: B colours.
+        views: B view words.
+        rng: What the captions are drawn from.
+        no_view: The probability of a caption without view words.
+        empty: The probability of an empty caption.
+
+    Returns:
+        B captions.
     """
     captions = []
     for name, colour, view in zip(names, colours, views, strict=True):

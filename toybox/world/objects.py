@@ -2,99 +2,38 @@
 
 An object faces +x, stands along z and is mirror-symmetric about the plane y = 0. `build(name, colour, seed)` is one
 instance of it: the same three arguments always give the same instance. The named colour is that of the main parts;
-wheels, beaks, trunks and the like have colours of their own.
+wheels, beaks, trunks and the like have colours and part names of their own (see `toybox.world.builder`).
 """
 
-import colorsys
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from toybox.world.shapes import BLOCK, ELLIPSOID, FRUSTUM, Solids
+from toybox.world.builder import (
+    BEAK,
+    BISCUIT,
+    COLOURS,
+    CREAM,
+    DARK,
+    GLASS,
+    GREY,
+    LAMP,
+    LIGHT_GREY,
+    SIGNAL,
+    WOOD,
+    Builder,
+)
+from toybox.world.shapes import Solids
 
-# hue (turns), saturation, value
-COLOURS = {
-    "red": (0.0, 0.87, 0.88),
-    "green": (0.345, 0.75, 0.66),
-    "blue": (0.61, 0.80, 0.90),
-    "yellow": (0.145, 0.85, 0.97),
-    "orange": (0.072, 0.92, 0.98),
-    "purple": (0.765, 0.66, 0.72),
-    "pink": (0.925, 0.42, 0.98),
-    "white": (0.1, 0.03, 0.96),
-}
-DARK, GREY, LIGHT_GREY = (0.13, 0.13, 0.15), (0.5, 0.5, 0.53), (0.78, 0.78, 0.8)
-GLASS, WOOD, CREAM = (0.42, 0.62, 0.74), (0.5, 0.33, 0.19), (0.93, 0.87, 0.75)
-BEAK, BISCUIT, LAMP, SIGNAL = (0.96, 0.55, 0.1), (0.85, 0.63, 0.35), (1.0, 0.94, 0.6), (0.75, 0.08, 0.1)
-
-Vector = tuple[float, float, float]
-
-
-class Builder:
-    """Collects the primitives of one instance and draws its random numbers."""
-
-    def __init__(self, colour: str, rng: np.random.Generator):
-        self.rng = rng
-        hue, saturation, value = COLOURS[colour]
-        self.main = colorsys.hsv_to_rgb(
-            (hue + self.vary(0.0, 0.012)) % 1.0,
-            min(1.0, saturation * self.vary(1.0, 0.07)),
-            min(1.0, value * self.vary(1.0, 0.05)),
-        )
-        self.second = self.shade(self.main, self.vary(0.8, 0.05))
-        self.kinds: list[int] = []
-        self.matrices: list[np.ndarray] = []
-        self.tapers: list[tuple[float, float]] = []
-        self.colours: list[Vector] = []
-
-    def vary(self, middle: float, spread: float) -> float:
-        """A draw from the uniform distribution on [middle - spread, middle + spread]."""
-        return middle + spread * float(self.rng.uniform(-1, 1))
-
-    @staticmethod
-    def shade(colour: Vector, factor: float) -> Vector:
-        return tuple(min(1.0, c * factor) for c in colour)
-
-    def ellipsoid(self, centre: Vector, radii: Vector, colour: Vector, **turn) -> None:
-        """An ellipsoid with the given half-axes."""
-        self._add(ELLIPSOID, centre, radii, colour, (1.0, 1.0), **turn)
-
-    def frustum(self, centre: Vector, radius: float, half: float, colour: Vector, taper: float = 1.0, **turn) -> None:
-        """A frustum along z with `radius` at the bottom, taper * radius at the top and height 2 * half."""
-        self._add(FRUSTUM, centre, (radius, radius, half), colour, (taper, taper), **turn)
-
-    def block(
-        self, centre: Vector, half: Vector, colour: Vector, taper: tuple[float, float] = (1.0, 1.0), **turn
-    ) -> None:
-        """A block with half-sizes `half` at the bottom whose top is scaled by `taper` in x and y."""
-        self._add(BLOCK, centre, half, colour, taper, **turn)
-
-    def _add(self, kind, centre, scale, colour, taper, pitch=0.0, roll=0.0, pair=False) -> None:
-        """pitch turns z towards +x, roll turns z towards +y (degrees); pair adds the mirror image in y."""
-        p, r = math.radians(pitch), math.radians(roll)
-        about_y = np.array([[math.cos(p), 0, math.sin(p)], [0, 1, 0], [-math.sin(p), 0, math.cos(p)]])
-        about_x = np.array([[1, 0, 0], [0, math.cos(r), math.sin(r)], [0, -math.sin(r), math.cos(r)]])
-        linear = about_y @ about_x @ np.diag(scale)
-        for side in (1, -1) if pair else (1,):
-            mirror = np.diag([1.0, side, 1.0])
-            inverse = np.linalg.inv(mirror @ linear)
-            self.kinds.append(kind)
-            self.matrices.append(np.concatenate([inverse, -inverse @ (mirror @ np.array(centre))[:, None]], 1))
-            self.tapers.append(taper)
-            self.colours.append(colour)
-
-    def solids(self) -> Solids:
-        return Solids(
-            tuple(self.kinds),
-            torch.tensor(np.stack(self.matrices), dtype=torch.float32)[None],
-            torch.tensor(self.tapers, dtype=torch.float32)[None],
-            torch.tensor(self.colours, dtype=torch.float32)[None],
-        )
+VANISHED = 1000.0  # times smaller a primitive is that is left out
 
 
 def car(b: Builder) -> None:
+    """A car: a body on wheels, a cabin, lamps in front, tail lights and a number plate at the back."""
     length, width, wheel = b.vary(0.62, 0.05), b.vary(0.29, 0.025), b.vary(0.15, 0.015)
     floor = -0.12
     body = b.vary(0.13, 0.015)
@@ -103,18 +42,19 @@ def car(b: Builder) -> None:
     cabin = b.vary(0.33, 0.03)
     back = b.vary(-0.14, 0.03)
     height = b.vary(0.12, 0.012)
-    b.block((back, 0, top + height), (cabin, 0.9 * width, height), GLASS, (0.72, 0.85))
-    b.block((back, 0, top + 2 * height), (0.74 * cabin, 0.78 * width, 0.025), b.main)
+    b.block((back, 0, top + height), (cabin, 0.9 * width, height), GLASS, (0.72, 0.85), part="cabin")
+    b.block((back, 0, top + 2 * height), (0.74 * cabin, 0.78 * width, 0.025), b.main, part="roof")
     for x in (0.6 * length, -0.6 * length):
-        b.frustum((x, width, floor), wheel, 0.055, DARK, roll=90, pair=True)
-        b.frustum((x, width + 0.045, floor), 0.5 * wheel, 0.02, LIGHT_GREY, roll=90, pair=True)
-    b.ellipsoid((length - 0.01, 0.66 * width, floor + body), (0.04, 0.07, 0.06), LAMP, pair=True)
-    b.block((length, 0, floor + 0.7 * body), (0.02, 0.3 * width, 0.4 * body), DARK)
-    b.block((-length, 0.7 * width, floor + 1.1 * body), (0.02, 0.06, 0.05), SIGNAL, pair=True)
-    b.block((-length, 0, floor + 0.8 * body), (0.015, 0.12, 0.045), CREAM)
+        b.frustum((x, width, floor), wheel, 0.055, DARK, roll=90, pair=True, part="wheels")
+        b.frustum((x, width + 0.045, floor), 0.5 * wheel, 0.02, LIGHT_GREY, roll=90, pair=True, part="hubs")
+    b.ellipsoid((length - 0.01, 0.66 * width, floor + body), (0.04, 0.07, 0.06), LAMP, pair=True, part="lamps")
+    b.block((length, 0, floor + 0.7 * body), (0.02, 0.3 * width, 0.4 * body), DARK, part="grille")
+    b.block((-length, 0.7 * width, floor + 1.1 * body), (0.02, 0.06, 0.05), SIGNAL, pair=True, part="tail lights")
+    b.block((-length, 0, floor + 0.8 * body), (0.015, 0.12, 0.045), CREAM, part="plate")
 
 
 def duck(b: Builder) -> None:
+    """A duck: body, neck and head of one colour, with a beak, eyes, wings and a tail."""
     length, girth = b.vary(0.46, 0.03), b.vary(0.31, 0.025)
     head = b.vary(0.21, 0.02)
     reach, lift = b.vary(0.27, 0.03), b.vary(0.3, 0.03)
@@ -122,44 +62,55 @@ def duck(b: Builder) -> None:
     b.ellipsoid((reach - 0.04, 0, 0.05), (0.17, 0.16, 0.22), b.main)
     b.ellipsoid((reach, 0, lift), (head, head, head), b.main)
     bill = b.vary(0.12, 0.02)
-    b.ellipsoid((reach + head + 0.5 * bill, 0, lift - 0.05), (bill, 0.11, 0.04), BEAK)
-    b.ellipsoid((reach + 0.78 * head, 0.5 * head, lift + 0.35 * head), (0.045, 0.045, 0.05), DARK, pair=True)
-    b.ellipsoid((-0.1, girth - 0.03, -0.13), (b.vary(0.24, 0.02), 0.07, 0.14), b.second, pitch=-12, pair=True)
-    b.frustum((-0.06 - length, 0, 0.0), 0.15, 0.15, b.main, 0.1, pitch=b.vary(-50, 6))
+    b.ellipsoid((reach + head + 0.5 * bill, 0, lift - 0.05), (bill, 0.11, 0.04), BEAK, part="beak")
+    b.ellipsoid(
+        (reach + 0.78 * head, 0.5 * head, lift + 0.35 * head), (0.045, 0.045, 0.05), DARK, pair=True, part="eyes"
+    )
+    b.ellipsoid(
+        (-0.1, girth - 0.03, -0.13), (b.vary(0.24, 0.02), 0.07, 0.14), b.second, pitch=-12, pair=True, part="wings"
+    )
+    b.frustum((-0.06 - length, 0, 0.0), 0.15, 0.15, b.main, 0.1, pitch=b.vary(-50, 6), part="tail")
 
 
 def chair(b: Builder) -> None:
+    """A chair: a seat on four legs, a backrest, and a cushion on either."""
     side, seat = b.vary(0.33, 0.025), b.vary(-0.08, 0.03)
     leg = b.vary(0.045, 0.008)
     depth = (seat + 0.65) / 2
     for x in (side - leg, leg - side):
-        b.block((x, side - leg, seat - depth), (leg, leg, depth), b.second, pair=True)
-    b.block((0, 0, seat), (side, side, 0.05), b.main)
-    b.block((0.02, 0, seat + 0.07), (0.85 * side, 0.85 * side, 0.03), CREAM, (0.93, 0.93))
+        b.block((x, side - leg, seat - depth), (leg, leg, depth), b.second, pair=True, part="legs")
+    b.block((0, 0, seat), (side, side, 0.05), b.main, part="seat")
+    b.block((0.02, 0, seat + 0.07), (0.85 * side, 0.85 * side, 0.03), CREAM, (0.93, 0.93), part="cushion")
     height = b.vary(0.34, 0.035)
     lean = b.vary(-6, 3)
-    b.block((-side + 0.02, 0, seat + height), (0.04, side, height), b.main, pitch=lean)
-    b.block((-side + 0.065, 0, seat + 1.1 * height), (0.02, 0.72 * side, 0.55 * height), CREAM, pitch=lean)
+    b.block((-side + 0.02, 0, seat + height), (0.04, side, height), b.main, pitch=lean, part="backrest")
+    b.block(
+        (-side + 0.065, 0, seat + 1.1 * height), (0.02, 0.72 * side, 0.55 * height), CREAM, pitch=lean, part="back pad"
+    )
 
 
 def mug(b: Builder) -> None:
+    """A mug: its handle at the back, a badge in front, a drink on top."""
     radius, half = b.vary(0.36, 0.025), b.vary(0.4, 0.03)
     taper = b.vary(1.06, 0.05)
     b.frustum((0.06, 0, 0), radius, half, b.main, min(taper, 1.0))
     wide = radius * min(taper, 1.0)
-    b.frustum((0.06, 0, half), 0.86 * wide, 0.012, WOOD)
+    b.frustum((0.06, 0, half), 0.86 * wide, 0.012, WOOD, part="drink")
     bow, out, bar = b.vary(0.22, 0.02), b.vary(0.24, 0.02), b.vary(0.055, 0.006)
     back = 0.06 - radius
     for z in (bow, -bow):
-        b.frustum((back - 0.5 * out + 0.04, 0, z), bar, 0.5 * out + 0.04, b.main, pitch=90)
-        b.ellipsoid((back - out, 0, z), (bar, bar, bar), b.main)
-    b.frustum((back - out, 0, 0), bar, bow, b.main)
+        b.frustum((back - 0.5 * out + 0.04, 0, z), bar, 0.5 * out + 0.04, b.main, pitch=90, part="handle")
+        b.ellipsoid((back - out, 0, z), (bar, bar, bar), b.main, part="handle")
+    b.frustum((back - out, 0, 0), bar, bow, b.main, part="handle")
     badge = b.vary(0.17, 0.02)
-    b.ellipsoid((0.06 + radius - 0.045, 0, -0.02), (0.065, badge, badge), LIGHT_GREY if b.main[1] < 0.6 else DARK)
-    b.ellipsoid((0.06 + radius - 0.01, 0, -0.02), (0.055, 0.5 * badge, 0.5 * badge), LAMP)
+    b.ellipsoid(
+        (0.06 + radius - 0.045, 0, -0.02), (0.065, badge, badge), LIGHT_GREY if b.main[1] < 0.6 else DARK, part="badge"
+    )
+    b.ellipsoid((0.06 + radius - 0.01, 0, -0.02), (0.055, 0.5 * badge, 0.5 * badge), LAMP, part="badge")
 
 
 def house(b: Builder) -> None:
+    """A house: a door in front, a chimney at the back, windows in front and on both sides."""
     depth, width, wall = b.vary(0.46, 0.035), b.vary(0.36, 0.03), b.vary(0.24, 0.02)
     floor = -0.48
     eaves = floor + 2 * wall
@@ -174,42 +125,45 @@ def house(b: Builder) -> None:
         b.shade(WOOD, b.vary(0.9, 0.15)),
         roll=slope,
         pair=True,
+        part="roof",
     )
-    b.block((-0.5 * depth, 0, eaves + 2 * roof), (0.07, 0.07, 0.13), SIGNAL)
-    b.block((depth, 0, floor + 0.2), (0.02, 0.1, 0.2), WOOD)
-    b.block((depth, 0.62 * width, floor + 0.28), (0.015, 0.075, 0.085), GLASS, pair=True)
-    b.ellipsoid((depth - 0.01, 0, eaves + 0.08), (0.03, 0.065, 0.065), GLASS)
+    b.block((-0.5 * depth, 0, eaves + 2 * roof), (0.07, 0.07, 0.13), SIGNAL, part="chimney")
+    b.block((depth, 0, floor + 0.2), (0.02, 0.1, 0.2), WOOD, part="door")
+    b.block((depth, 0.62 * width, floor + 0.28), (0.015, 0.075, 0.085), GLASS, pair=True, part="windows")
+    b.ellipsoid((depth - 0.01, 0, eaves + 0.08), (0.03, 0.065, 0.065), GLASS, part="windows")
     for x in (0.45 * depth, -0.45 * depth):
-        b.block((x, width, floor + 0.28), (0.09, 0.015, 0.085), GLASS, pair=True)
+        b.block((x, width, floor + 0.28), (0.09, 0.015, 0.085), GLASS, pair=True, part="windows")
 
 
 def robot(b: Builder) -> None:
+    """A robot: a face and a panel in front, a backpack at the back."""
     body, wide, head = b.vary(0.24, 0.02), b.vary(0.25, 0.02), b.vary(0.16, 0.015)
     b.block((0, 0, 0), (0.17, wide, body), b.main, (1.0, b.vary(0.93, 0.06)))
-    b.block((0, 0, body + 0.05 + head), (head, 1.15 * head, head), b.main)
+    b.block((0, 0, body + 0.05 + head), (head, 1.15 * head, head), b.main, part="head")
     b.frustum((0, 0, body + 0.02), 0.07, 0.06, GREY)
-    b.frustum((0, 0, body + 0.05 + 2 * head + 0.06), 0.015, 0.08, GREY)
-    b.ellipsoid((0, 0, body + 0.05 + 2 * head + 0.14), (0.045, 0.045, 0.045), SIGNAL)
-    b.ellipsoid((head, 0.5 * head, body + 0.08 + head), (0.035, 0.055, 0.055), LAMP, pair=True)
-    b.block((head, 0, body + 0.05 + 0.4 * head), (0.012, 0.6 * head, 0.025), DARK)
-    b.block((0.17, 0, 0.02), (0.02, 0.6 * wide, 0.5 * body), LIGHT_GREY)
-    b.ellipsoid((0.19, 0, 0.02), (0.02, 0.05, 0.05), SIGNAL)
-    b.block((-0.22, 0, 0.03), (0.07, 0.6 * wide, 0.7 * body), GREY)
+    b.frustum((0, 0, body + 0.05 + 2 * head + 0.06), 0.015, 0.08, GREY, part="antenna")
+    b.ellipsoid((0, 0, body + 0.05 + 2 * head + 0.14), (0.045, 0.045, 0.045), SIGNAL, part="antenna")
+    b.ellipsoid((head, 0.5 * head, body + 0.08 + head), (0.035, 0.055, 0.055), LAMP, pair=True, part="eyes")
+    b.block((head, 0, body + 0.05 + 0.4 * head), (0.012, 0.6 * head, 0.025), DARK, part="mouth")
+    b.block((0.17, 0, 0.02), (0.02, 0.6 * wide, 0.5 * body), LIGHT_GREY, part="panel")
+    b.ellipsoid((0.19, 0, 0.02), (0.02, 0.05, 0.05), SIGNAL, part="knob")
+    b.block((-0.22, 0, 0.03), (0.07, 0.6 * wide, 0.7 * body), GREY, part="backpack")
     arm = b.vary(0.19, 0.015)
-    b.frustum((0.03, wide + 0.07, 0.16 - arm), 0.06, arm, GREY, pitch=b.vary(-12, 5), pair=True)
-    b.ellipsoid((0.07, wide + 0.07, 0.13 - 2 * arm), (0.075, 0.075, 0.075), b.second, pair=True)
+    b.frustum((0.03, wide + 0.07, 0.16 - arm), 0.06, arm, GREY, pitch=b.vary(-12, 5), pair=True, part="arms")
+    b.ellipsoid((0.07, wide + 0.07, 0.13 - 2 * arm), (0.075, 0.075, 0.075), b.second, pair=True, part="hands")
     leg = b.vary(0.15, 0.015)
-    b.block((0, 0.5 * wide, -body - leg), (0.075, 0.075, leg), GREY, pair=True)
-    b.block((0.06, 0.5 * wide, -body - 2 * leg), (0.15, 0.09, 0.045), b.second, pair=True)
+    b.block((0, 0.5 * wide, -body - leg), (0.075, 0.075, leg), GREY, pair=True, part="legs")
+    b.block((0.06, 0.5 * wide, -body - 2 * leg), (0.15, 0.09, 0.045), b.second, pair=True, part="feet")
 
 
 def mushroom(b: Builder) -> None:
+    """A mushroom: a cap with dots all around on a stem."""
     stem, tall = b.vary(0.15, 0.02), b.vary(0.3, 0.03)
     wide, high = b.vary(0.5, 0.04), b.vary(0.3, 0.035)
     base = 0.08
-    b.frustum((0, 0, base - tall), 1.25 * stem, tall, CREAM, 0.75)
+    b.frustum((0, 0, base - tall), 1.25 * stem, tall, CREAM, 0.75, part="stem")
     b.ellipsoid((0, 0, base), (wide, wide, high), b.main)
-    b.frustum((0, 0, base - 0.55 * high), 0.62 * wide, 0.5 * high, b.shade(CREAM, 0.85))
+    b.frustum((0, 0, base - 0.55 * high), 0.62 * wide, 0.5 * high, b.shade(CREAM, 0.85), part="gills")
     spin = b.vary(0, 12)
     for angle, tilt, size in (
         (0 + spin, 45, 0.09),
@@ -219,11 +173,12 @@ def mushroom(b: Builder) -> None:
     ):
         a, e = math.radians(angle), math.radians(tilt)
         where = (wide * math.cos(e) * math.cos(a), wide * math.cos(e) * math.sin(a), base + high * math.sin(e))
-        b.ellipsoid(where, (size, size, 0.75 * size), CREAM, pair=True)
-    b.ellipsoid((0, 0, base + high), (0.1, 0.1, 0.045), CREAM)
+        b.ellipsoid(where, (size, size, 0.75 * size), CREAM, pair=True, part="dots")
+    b.ellipsoid((0, 0, base + high), (0.1, 0.1, 0.045), CREAM, part="dots")
 
 
 def snowman(b: Builder) -> None:
+    """A snowman: three balls, a face and buttons in front, a hat on top."""
     low, middle, top = b.vary(0.32, 0.025), b.vary(0.235, 0.02), b.vary(0.17, 0.015)
     z0 = -0.36
     z1 = z0 + 0.8 * (low + middle)
@@ -231,18 +186,19 @@ def snowman(b: Builder) -> None:
     b.ellipsoid((0, 0, z0), (low, low, 0.95 * low), b.main)
     b.ellipsoid((0, 0, z1), (middle, middle, middle), b.main)
     b.ellipsoid((0, 0, z2), (top, top, top), b.main)
-    b.frustum((top + 0.07, 0, z2), 0.045, b.vary(0.1, 0.02), BEAK, 0.1, pitch=90)
-    b.ellipsoid((0.85 * top, 0.4 * top, z2 + 0.35 * top), (0.03, 0.03, 0.03), DARK, pair=True)
+    b.frustum((top + 0.07, 0, z2), 0.045, b.vary(0.1, 0.02), BEAK, 0.1, pitch=90, part="nose")
+    b.ellipsoid((0.85 * top, 0.4 * top, z2 + 0.35 * top), (0.03, 0.03, 0.03), DARK, pair=True, part="eyes")
     for z in (z1 + 0.35 * middle, z1 - 0.25 * middle):
-        b.ellipsoid((0.95 * middle, 0, z), (0.03, 0.035, 0.035), DARK)
+        b.ellipsoid((0.95 * middle, 0, z), (0.03, 0.035, 0.035), DARK, part="buttons")
     brim = z2 + 0.75 * top
-    b.frustum((0, 0, brim), 1.15 * top, 0.02, DARK)
-    b.frustum((0, 0, brim + 0.1), 0.72 * top, b.vary(0.1, 0.015), DARK)
+    b.frustum((0, 0, brim), 1.15 * top, 0.02, DARK, part="hat")
+    b.frustum((0, 0, brim + 0.1), 0.72 * top, b.vary(0.1, 0.015), DARK, part="hat")
 
 
 def tree(b: Builder) -> None:
+    """A tree: a crown of three cones on a trunk."""
     wide, high = b.vary(0.44, 0.03), b.vary(0.22, 0.015)
-    b.frustum((0, 0, -0.5), b.vary(0.09, 0.015), 0.2, WOOD)
+    b.frustum((0, 0, -0.5), b.vary(0.09, 0.015), 0.2, WOOD, part="trunk")
     shrink = b.vary(0.78, 0.03)
     z = -0.2
     for i in range(3):
@@ -253,38 +209,48 @@ def tree(b: Builder) -> None:
 
 
 def rocket(b: Builder) -> None:
+    """A rocket: a window in front, a nose cone, four fins and an engine."""
     radius, half = b.vary(0.19, 0.015), b.vary(0.32, 0.03)
     b.frustum((0, 0, -0.02), radius, half, b.main, 0.92)
     nose = b.vary(0.15, 0.02)
-    b.frustum((0, 0, half - 0.02 + nose), 0.92 * radius, nose, LIGHT_GREY if b.main[1] < 0.75 else SIGNAL, 0.08)
-    b.frustum((0, 0, -half - 0.08), 0.8 * radius, 0.07, GREY, 0.7)
-    b.ellipsoid((0.93 * radius, 0, 0.14), (0.05, 0.08, 0.08), GLASS)
-    b.frustum((0, 0, -0.12), 1.0 * radius, 0.035, LIGHT_GREY)
+    b.frustum(
+        (0, 0, half - 0.02 + nose),
+        0.92 * radius,
+        nose,
+        LIGHT_GREY if b.main[1] < 0.75 else SIGNAL,
+        0.08,
+        part="nose cone",
+    )
+    b.frustum((0, 0, -half - 0.08), 0.8 * radius, 0.07, GREY, 0.7, part="engine")
+    b.ellipsoid((0.93 * radius, 0, 0.14), (0.05, 0.08, 0.08), GLASS, part="windows")
+    b.frustum((0, 0, -0.12), 1.0 * radius, 0.035, LIGHT_GREY, part="band")
     fin = b.vary(0.15, 0.02)
     for x in (radius + 0.4 * fin, -radius - 0.4 * fin):
-        b.block((x, 0, -half + 0.02), (fin, 0.03, 0.2), b.second, (0.45, 1.0))
-    b.block((0, radius + 0.4 * fin, -half + 0.02), (0.03, fin, 0.2), b.second, (1.0, 0.45), pair=True)
+        b.block((x, 0, -half + 0.02), (fin, 0.03, 0.2), b.second, (0.45, 1.0), part="fins")
+    b.block((0, radius + 0.4 * fin, -half + 0.02), (0.03, fin, 0.2), b.second, (1.0, 0.45), pair=True, part="fins")
 
 
 def table(b: Builder) -> None:
+    """A table: a top on four legs, with a frame between them."""
     long, wide = b.vary(0.42, 0.03), b.vary(0.55, 0.03)
     top, leg = b.vary(0.2, 0.04), b.vary(0.045, 0.01)
     half = (top + 0.42) / 2
-    b.block((0, 0, top), (long, wide, 0.045), b.main)
+    b.block((0, 0, top), (long, wide, 0.045), b.main, part="top")
     for x in (long - 0.06, 0.06 - long):
-        b.block((x, wide - 0.06, top - half), (leg, leg, half), b.second, pair=True)
-    b.block((0, 0, top - 0.08), (0.86 * long, 0.88 * wide, 0.04), b.second)
+        b.block((x, wide - 0.06, top - half), (leg, leg, half), b.second, pair=True, part="legs")
+    b.block((0, 0, top - 0.08), (0.86 * long, 0.88 * wide, 0.04), b.second, part="frame")
 
 
 def ice_cream(b: Builder) -> None:
+    """An ice cream: two scoops in a cone, a cherry on top."""
     radius, tall = b.vary(0.3, 0.02), b.vary(0.34, 0.03)
-    b.frustum((0, 0, -0.25), 0.93 * radius, tall, BISCUIT, 0.06, pitch=180)
-    b.frustum((0, 0, -0.25 + tall), 0.98 * radius, 0.035, b.shade(BISCUIT, 0.85))
+    b.frustum((0, 0, -0.25), 0.93 * radius, tall, BISCUIT, 0.06, pitch=180, part="cone")
+    b.frustum((0, 0, -0.25 + tall), 0.98 * radius, 0.035, b.shade(BISCUIT, 0.85), part="rim")
     z = tall - 0.25 + 0.1
     b.ellipsoid((0, 0, z), (radius, radius, 0.93 * radius), b.main)
     second = b.vary(0.22, 0.02)
     b.ellipsoid((0, 0, z + 0.24), (second, second, second), b.second)
-    b.ellipsoid((0, 0, z + 0.24 + second), (0.07, 0.07, 0.07), SIGNAL)
+    b.ellipsoid((0, 0, z + 0.24 + second), (0.07, 0.07, 0.07), SIGNAL, part="cherry")
 
 
 OBJECTS: dict[str, Callable[[Builder], None]] = {
@@ -305,9 +271,15 @@ WITH_FRONT = ("car", "duck", "chair", "mug", "house", "robot")
 
 
 def build(name: str, colour: str, seed: int) -> Solids:
-    """Instance `seed` of an object in a colour, as a batch of one solid.
+    """One instance of an object.
 
-    name: a key of OBJECTS; colour: a key of COLOURS; seed: >= 0. The same arguments always give the same instance.
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS, of the main parts.
+        seed: Which instance, >= 0; the same three arguments always give the same one.
+
+    Returns:
+        A batch of one solid.
     """
     rng = np.random.default_rng([list(OBJECTS).index(name), list(COLOURS).index(colour), seed])
     builder = Builder(colour, rng)
@@ -315,11 +287,33 @@ def build(name: str, colour: str, seed: int) -> Solids:
     return builder.solids()
 
 
+def without(solids: Solids, missing: Tensor) -> Solids:
+    """Instances without some of their parts.
+
+    Args:
+        solids: B instances.
+        missing: (B, len(PARTS)) bool, the parts that are left out.
+
+    Returns:
+        B instances with the same primitives, of which the missing ones are too small to be seen.
+    """
+    gone = missing[:, list(solids.parts)]  # (B, P)
+    return replace(solids, to_local=torch.where(gone[..., None, None], VANISHED * solids.to_local, solids.to_local))
+
+
 def stack(solids: list[Solids]) -> Solids:
-    """One batch of instances of the same object."""
+    """Joins instances of the same object into one batch.
+
+    Args:
+        solids: Batches with the same primitives in the same order.
+
+    Returns:
+        The batch of all of them.
+    """
     return Solids(
         solids[0].kinds,
         torch.cat([s.to_local for s in solids]),
         torch.cat([s.taper for s in solids]),
         torch.cat([s.colours for s in solids]),
+        solids[0].parts,
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scene.cameras import Orbit, pixel_centres, rays
+from toybox.world.builder import NOTHING
 from toybox.world.shapes import MISS, Solids, intersect, normals
 
 AMBIENT = 0.45
@@ -20,25 +21,51 @@ SAMPLES = 9
 
 @dataclass
 class Render:
-    """What the cameras see; values are means over a pixel's samples, zero where nothing is hit."""
+    """What the cameras see; values are means over a pixel's samples, zero where nothing is hit.
 
-    rgb: Tensor  # (B, H, W, 3) in [0, 1], premultiplied by alpha
-    alpha: Tensor  # (B, H, W, 1) in [0, 1]
-    normal: Tensor  # (B, H, W, 3) in the world, premultiplied by alpha
-    depth: Tensor  # (B, H, W, 1) distance along the ray, premultiplied by alpha
+    Args:
+        rgb: (B, H, W, 3) in [0, 1], premultiplied by alpha.
+        alpha: (B, H, W, 1) in [0, 1].
+        normal: (B, H, W, 3) in the world, premultiplied by alpha.
+        depth: (B, H, W, 1), distance along the ray in world units, premultiplied by alpha.
+        parts: (B, H, W), the part index at the pixel's centre (see `toybox.world.builder.PARTS`), 0 for no object.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    normal: Tensor
+    depth: Tensor
+    parts: Tensor
 
     def over(self, background: Tensor) -> Tensor:
-        """Images (B, H, W, 3) over a plain `background` (B, 3) or (3,)."""
+        """Composites the picture.
+
+        Args:
+            background: (B, 3) or (3,), plain colours in [0, 1].
+
+        Returns:
+            (B, H, W, 3) in [0, 1].
+        """
         return self.rgb + (1 - self.alpha) * background.reshape(-1, 1, 1, 3)
 
 
 def render(solids: Solids, cameras: Orbit, size: int = 64) -> Render:
-    """Render solid i with camera i into size x size pixels. Cameras must be outside of the solids."""
+    """Renders solid i with camera i.
+
+    Args:
+        solids: B solids.
+        cameras: B cameras, outside of the solids.
+        size: Pixels of a side.
+
+    Returns:
+        B pictures.
+    """
     matrices = cameras.camera_to_world()
     batch = len(solids)
     centres = pixel_centres(size, size)
     origins, directions = rays(matrices, cameras.fovy, centres, size, size)
     values, face = _shade(solids, origins, directions)
+    parts = _parts(solids, face).reshape(batch, size, size)
     edges = _edges(values, face, size)
 
     most = int(edges.sum(1).max())
@@ -54,7 +81,12 @@ def render(solids: Solids, cameras: Orbit, size: int = 64) -> Render:
         sampled = sampled.reshape(batch, most, SAMPLES, -1).mean(2)
         values.scatter_(1, chosen[..., None].expand_as(sampled), sampled)
     rgb, alpha, normal, depth = values.reshape(batch, size, size, 8).split([3, 1, 3, 1], -1)
-    return Render(rgb, alpha, normal, depth)
+    return Render(rgb, alpha, normal, depth, parts)
+
+
+def _parts(solids: Solids, face: Tensor) -> Tensor:
+    """The part indices of primitives; face: -1 for no primitive."""
+    return torch.tensor((*solids.parts, NOTHING))[face]
 
 
 def _shade(solids: Solids, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

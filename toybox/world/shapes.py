@@ -18,21 +18,37 @@ MISS = float("inf")
 
 @dataclass
 class Solids:
-    """B solids of the same primitives; `to_local` maps world points to each primitive's unit shape."""
+    """B solids of the same primitives.
 
-    kinds: tuple[int, ...]  # P
-    to_local: Tensor  # (B, P, 3, 4)
-    taper: Tensor  # (B, P, 2) in [0, 1]
-    colours: Tensor  # (B, P, 3) in [0, 1]
+    Args:
+        kinds: P shapes: ELLIPSOID, FRUSTUM or BLOCK.
+        to_local: (B, P, 3, 4), maps world points to each primitive's unit shape.
+        taper: (B, P, 2) in [0, 1].
+        colours: (B, P, 3), RGB in [0, 1].
+        parts: P part indices, see `toybox.world.builder.PARTS`.
+    """
+
+    kinds: tuple[int, ...]
+    to_local: Tensor
+    taper: Tensor
+    colours: Tensor
+    parts: tuple[int, ...]
 
     def __len__(self) -> int:
+        """B, the number of solids."""
         return self.to_local.shape[0]
 
 
 def intersect(solids: Solids, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """First hits: ray parameter (B, R), inf where nothing is hit, and the index (B, R) of the primitive.
+    """Finds where rays first meet the solids.
 
-    origins: (B, 3); directions: (B, R, 3).
+    Args:
+        solids: B solids.
+        origins: (B, 3), outside of every primitive.
+        directions: (B, R, 3).
+
+    Returns:
+        The ray parameter (B, R), inf where nothing is hit, and the index (B, R) of the primitive that is hit.
     """
     nearest = torch.full(directions.shape[:2], MISS)
     index = torch.zeros(directions.shape[:2], dtype=torch.long)
@@ -98,9 +114,15 @@ def _enter_block(o: Tensor, d: Tensor, taper: Tensor) -> Tensor:
 
 
 def normals(solids: Solids, points: Tensor, index: Tensor) -> Tensor:
-    """Outward unit normals (B, R, 3) at surface `points` (B, R, 3) of primitives `index` (B, R).
+    """Outward unit normals of surfaces. On an edge the face whose constraint is the tightest counts.
 
-    On an edge the face whose constraint is the tightest counts.
+    Args:
+        solids: B solids.
+        points: (B, R, 3) on the surface.
+        index: (B, R), the primitives that the points belong to.
+
+    Returns:
+        (B, R, 3).
     """
     batch = torch.arange(len(solids))[:, None]
     matrix = solids.to_local[batch, index]  # (B, R, 3, 4)

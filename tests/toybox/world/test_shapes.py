@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scene.cameras import Orbit
+from toybox.world.builder import BODY
 from toybox.world.objects import OBJECTS, build, stack
 from toybox.world.render import render
 from toybox.world.shapes import BLOCK, ELLIPSOID, FRUSTUM, MISS, Solids, intersect, normals
@@ -11,7 +12,7 @@ from toybox.world.shapes import BLOCK, ELLIPSOID, FRUSTUM, MISS, Solids, interse
 
 def solid(kind, matrix=None, taper=(1.0, 1.0)):
     matrix = torch.eye(3, 4) if matrix is None else matrix
-    return Solids((kind,), matrix[None, None], torch.tensor([[taper]]), torch.ones(1, 1, 3))
+    return Solids((kind,), matrix[None, None], torch.tensor([[taper]]), torch.ones(1, 1, 3), (BODY,))
 
 
 def inside(kind, p, taper):

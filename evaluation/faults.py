@@ -1,0 +1,272 @@
+"""Validates the measures on true pictures with faults: python -m evaluation.faults [--out FILE].
+
+Takes true instances that are not among those of the truth, gives them one fault each, and measures them. Writes a
+report with a table per object, fault by measure, in which the measures that must catch a fault are marked, and beside
+it a picture of the faults. Exits with 1 when one of them does not (see CAUGHT).
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from common.files import atomic_write
+from evaluation.kid import Estimate, kid
+from evaluation.measures import COLUMNS, Figures, Judges, Yardstick, load_judges
+from evaluation.pictures import INSTANCES, SIZE, Pictures, look_cameras, white
+from evaluation.sheet import contact_sheet
+from evaluation.truth_distance import TRUTH_SEED
+from lightning_modules.cli import silence
+from scene.cameras import Orbit
+from toybox.judges.parts import HELD_OUT, held_out_accuracy
+from toybox.prior.metrics import image_features
+from toybox.world.builder import PARTS
+from toybox.world.captions import caption
+from toybox.world.objects import build, stack, without
+from toybox.world.render import render
+from toybox.world.renders import load_incomplete
+from toybox.world.shapes import Solids
+from vsd.prior import load_pipeline
+
+OBJECTS = (("duck", "yellow", "beak"), ("snowman", "white", "buttons"), ("car", "red", "lamps"))  # with a part to drop
+VIEWS, DISTANCE, FOVY = 8, 2.3, 40.0
+COUNT = 8  # objects of a set
+
+
+def look(solids: list[Solids], cameras: Orbit) -> Pictures:
+    """True pictures of instances over white.
+
+    Args:
+        solids: N instances.
+        cameras: V cameras.
+
+    Returns:
+        The set.
+    """
+    made = [render(stack([one] * len(cameras)), cameras, SIZE) for one in solids]
+    rgb = torch.stack([m.over(torch.ones(3)).permute(0, 3, 1, 2) for m in made])
+    return Pictures(rgb, torch.stack([m.alpha[..., 0] > 0.5 for m in made]), white(len(made), len(cameras)))
+
+
+def mirrored(pictures: Pictures) -> Pictures:
+    """Every view flipped, so that left and right sides are exchanged."""
+    return dataclasses.replace(pictures, rgb=pictures.rgb.flip(-1), mask=pictures.mask.flip(-1))
+
+
+def two_fronts(pictures: Pictures) -> Pictures:
+    """The back half of the views replaced by the front half, seen as if from behind: the object of a Janus."""
+    count = pictures.rgb.shape[1]
+    # Azimuths 0, 45, 90, 135, 180, ...: a view from behind shows what its opposite shows.
+    order = torch.tensor([(k + count // 2) % count if count / 4 < k < 3 * count / 4 else k for k in range(count)])
+    return Pictures(pictures.rgb[:, order], pictures.mask[:, order], pictures.background[:, order])
+
+
+def blurred(pictures: Pictures, sigma: float = 1.5) -> Pictures:
+    """A Gaussian blur of `sigma` pixels."""
+    reach = torch.arange(-5, 6).float()
+    line = torch.exp(-0.5 * (reach / sigma) ** 2)
+    line = (line / line.sum()).expand(3, 1, -1)
+    images = F.pad(pictures.rgb.flatten(0, 1), (5, 5, 5, 5), mode="replicate")
+    images = F.conv2d(F.conv2d(images, line[:, :, None], groups=3), line[..., None], groups=3)
+    return dataclasses.replace(pictures, rgb=images.view(pictures.rgb.shape))
+
+
+def noisy(pictures: Pictures, sigma: float = 0.08) -> Pictures:
+    """Gaussian noise of standard deviation `sigma` on the object."""
+    noise = torch.randn(pictures.rgb.shape, generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(pictures, rgb=(pictures.rgb + sigma * noise * pictures.mask[:, :, None]).clamp(0, 1))
+
+
+def copied(pictures: Pictures) -> Pictures:
+    """The first object as often as there are objects."""
+    return pictures[torch.zeros(len(pictures), dtype=torch.long)]
+
+
+# What a fault must do to a measure: (figures of the faulty set, figures of the sound one) -> caught or not. The margins
+# are several times what the measures differ by between two sets of true instances.
+CAUGHT: dict[str, dict[str, Callable[[Figures, Figures], bool]]] = {
+    "blur": {
+        "sharpness": lambda bad, good: bad.sharpness < 0.8 * good.sharpness,
+        "patch_distance": lambda bad, good: bad.patch_distance > 1.5 * good.patch_distance,
+        "kid": lambda bad, good: bad.kid > good.kid + 5 * (bad.kid_error + good.kid_error),
+    },
+    "a part dropped": {"part_recall": lambda bad, good: bad.part_recall < good.part_recall - 0.08},
+    "left and right exchanged": {"wrong_views": lambda bad, good: (bad.wrong_views or 0) > 0.5},
+    "two fronts": {"janus": lambda bad, good: bad.janus > 0.9 and good.janus < 0.1},
+    "one object copied": {
+        "diversity": lambda bad, good: bad.diversity < 0.05 < 0.7 < good.diversity,
+        "coverage": lambda bad, good: bad.coverage < 0.05 < 0.5 < good.coverage,
+    },
+    "noise": {
+        "sharpness": lambda bad, good: bad.sharpness > 1.2 * good.sharpness,
+        "patch_distance": lambda bad, good: bad.patch_distance > 1.5 * good.patch_distance,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A set with a fault.
+
+    Args:
+        pictures: The set.
+        figures: Its measures.
+        missed: The measures that should have caught the fault and have not.
+        tower: KID in the features of the toybox's image tower, for comparison.
+    """
+
+    pictures: Pictures
+    figures: Figures
+    missed: tuple[str, ...]
+    tower: Estimate
+
+
+def sets(name: str, colour: str, part: str, cameras: Orbit, count: int) -> dict[str, Pictures]:
+    """The sets of an object: "none" is sound, the others have the faults of CAUGHT.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        part: The one that is dropped.
+        cameras: V cameras, the front first.
+        count: Instances of a set.
+
+    Returns:
+        The sets by fault.
+    """
+    instances = [build(name, colour, TRUTH_SEED + INSTANCES + i) for i in range(count)]
+    sound = look(instances, cameras)
+    missing = torch.arange(len(PARTS))[None] == PARTS.index(part)
+    return {
+        "none": sound,
+        "blur": blurred(sound),
+        "a part dropped": look([without(one, missing) for one in instances], cameras),
+        "left and right exchanged": mirrored(sound),
+        "two fronts": two_fronts(sound),
+        "one object copied": copied(sound),
+        "noise": noisy(sound),
+    }
+
+
+def cases(name: str, colour: str, part: str, judges: Judges, count: int = COUNT) -> dict[str, Case]:
+    """Measures an object with every fault.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        part: The one that is dropped.
+        judges: What is asked.
+        count: Instances of a set.
+
+    Returns:
+        The cases by fault, the sound one first.
+    """
+    cameras = look_cameras(VIEWS, DISTANCE, FOVY)
+    yardstick, pipeline = Yardstick(name, colour, cameras, judges), load_pipeline()
+    made = sets(name, colour, part, cameras, count)
+    figures = {fault: yardstick.measure(pictures) for fault, pictures in made.items()}
+    truth = _tower_features(pipeline, yardstick.truth.over(white(1, VIEWS)))
+    result = {}
+    for fault, pictures in made.items():
+        tests = CAUGHT.get(fault, {})
+        applies = {m: test for m, test in tests.items() if getattr(figures["none"], m) is not None}
+        missed = tuple(m for m, test in applies.items() if not test(figures[fault], figures["none"]))
+        tower = kid(_tower_features(pipeline, pictures), truth)
+        result[fault] = Case(pictures, figures[fault], missed, tower)
+    return result
+
+
+def _tower_features(pipeline: DiffusionPipeline, pictures: Pictures) -> Tensor:
+    """The image tower's features (N, V, D)."""
+    return image_features(pipeline, pictures.network_images()).unflatten(0, pictures.rgb.shape[:2])
+
+
+def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> str:
+    """The section of an object: its sheet, faults by measures, and KID by encoder.
+
+    A cell is bold where the measure is meant for the fault, with "MISSED" if it has not caught it.
+
+    Args:
+        prompt: The object in words.
+        part: The one that is dropped.
+        made: The cases by fault.
+        sheet: The name of the picture.
+
+    Returns:
+        Markdown.
+    """
+    lines = [f"## {prompt.capitalize()}", "", f"![{prompt}: one row per fault]({sheet})", ""]
+    lines += ["| fault | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for fault, case in made.items():
+        cells = []
+        for measure, value in asdict(case.figures).items():
+            cell = "-" if value is None else f"{value:.3f}"
+            if measure in CAUGHT.get(fault, {}) and value is not None:
+                cell = f"**{cell}**" + (" MISSED" if measure in case.missed else "")
+            cells.append(cell)
+        lines.append(f"| {fault.replace('a part', f'the {part}')} | " + " | ".join(cells) + " |")
+    judge = {fault: Estimate(case.figures.kid, case.figures.kid_error) for fault, case in made.items()}
+    tower = {fault: case.tower for fault, case in made.items()}
+    rises = [f"{fault} {_rise(judge, fault):.1f} | {_rise(tower, fault):.1f}" for fault in made if fault != "none"]
+    lines += ["", "Rise of KID in standard errors, features of the judge of parts | of the image tower: "]
+    lines[-1] += "; ".join(rises) + "."
+    return "\n".join(lines)
+
+
+def _rise(estimates: dict[str, Estimate], fault: str) -> float:
+    """How far a fault raises KID over that of the sound set, in standard errors."""
+    bad, good = estimates[fault], estimates["none"]
+    return (bad.value - good.value) / math.hypot(bad.error, good.error)
+
+
+INTRODUCTION = """# The measures and the faults they are meant for
+
+Written by `python -m evaluation.faults --out docs/measures.md`. Sets of {count} true instances, not among the {truth}
+that stand for the truth, get one fault each; what each measure asks is written in `evaluation/measures.py`, the margins
+by which a fault must show in `evaluation/faults.py` (CAUGHT). **Bold**: the measure is meant for the fault.
+
+The judge of parts, trained on true renders alone, finds {recall:.1%} of the visible parts of held-out instances, which
+lack random parts, and gives {alarms:.2%} false alarms, means over {parts} parts (`python -m toybox.judges.parts` prints
+each).
+"""
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command; exits with 1 when a measure misses its fault.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/faults.md"), help="report to write (%(default)s)")
+    options = parser.parse_args(args)
+    silence()
+    judges = load_judges()
+    accuracy = list(held_out_accuracy(judges.parts, *load_incomplete(HELD_OUT, held_out=True)).values())
+    recall, alarms = mean(a.recall for a in accuracy), mean(a.false_alarms for a in accuracy)
+    words = {"count": COUNT, "truth": INSTANCES, "recall": recall, "alarms": alarms, "parts": len(accuracy)}
+    sections, missed = [INTRODUCTION.format(**words)], []
+    for name, colour, part in OBJECTS:
+        made = cases(name, colour, part, judges)
+        sheet = options.out.with_name(f"faults_{name}.png")
+        contact_sheet({f: c.pictures[:1] for f, c in made.items()}, look_cameras(VIEWS, DISTANCE, FOVY), sheet, 1)
+        sections.append(as_markdown(caption(name, colour), part, made, sheet.name))
+        print(sections[-1], end="\n\n", flush=True)
+        missed += [f"{name}, {fault}: {m}" for fault, case in made.items() for m in case.missed]
+    with atomic_write(options.out) as file:
+        file.write_text("\n\n".join(s.strip() for s in sections) + "\n", encoding="utf-8")
+    print("\n".join(["missed:", *missed]) if missed else "every fault is caught")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The prior's own ancestral samples, the second reference of every measure: what distillation can hope for.
+
+A set of samples has N objects in V views as a run has, but every picture is a sample of its own: neither are the views
+of an object views of one instance, nor are the backgrounds the same.
+"""
+
+import hashlib
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from common.cache import cache_folder
+from common.files import atomic_write
+from common.pixels import to_uint8
+from evaluation.pictures import SIZE, Pictures, with_found_masks
+from scene.cameras import Orbit
+from toybox.prior.gates import GUIDANCE, RESCALE
+from toybox.prior.metrics import sample
+from toybox.world.captions import VIEWS, caption
+from vsd.prior import load_pipeline
+
+COUNT = 16  # samples per view
+STEPS = 30  # of the sampler
+
+
+def fingerprint(pipeline: DiffusionPipeline) -> str:
+    """Eight hexadecimal digits that name the weights of the networks that sampling uses."""
+    digest = hashlib.sha256()
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def prior_samples(
+    model: str, name: str, colour: str, cameras: Orbit, count: int = COUNT, steps: int = STEPS
+) -> Pictures:
+    """Ancestral samples for the prompts of some views, from the cache folder or drawn and put there.
+
+    Args:
+        model: A toybox prior: a folder, or "toybox", the one that is shipped.
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        cameras: V cameras, whose view words the prompts get.
+        count: N, samples per view.
+        steps: Of the sampler.
+
+    Returns:
+        N objects in V views, over the backgrounds that the prior has drawn.
+    """
+    pipeline = load_pipeline(model)
+    views = [VIEWS.words[i] for i in VIEWS.index(cameras.azimuth, cameras.elevation)]
+    words = hashlib.sha256(", ".join(views).encode()).hexdigest()[:6]
+    stem = f"{colour}-{name}-{fingerprint(pipeline)}-{words}-{count}-{steps}-{GUIDANCE:g}-{RESCALE:g}".replace(" ", "-")
+    path = cache_folder() / "prior-samples" / f"{stem}.safetensors"
+    if not path.exists():
+        prompts = [caption(name, colour, view) for view in views] * count
+        images = (sample(pipeline, prompts, GUIDANCE, steps, RESCALE) + 1) / 2  # (N V, 3, S, S)
+        with atomic_write(path) as temporary:
+            save_file({"rgb": to_uint8(_of_size(images))}, temporary)
+    return with_found_masks((load_file(path)["rgb"].float() / 255).unflatten(0, (count, len(views))))
+
+
+def _of_size(images: Tensor) -> Tensor:
+    """Pictures (B, 3, SIZE, SIZE); priors of another size are scaled."""
+    if images.shape[-1] == SIZE:
+        return images
+    return torch.nn.functional.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
