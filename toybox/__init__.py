@@ -1,0 +1,1 @@
+"""The toybox: a small world of procedural objects with known truth, and a diffusion prior of it."""
