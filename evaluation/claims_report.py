@@ -1,0 +1,130 @@
+"""The report of the claims: a table with intervals, paired tests, plots and rows of pictures."""
+
+from itertools import groupby
+from math import comb
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from PIL import Image, ImageDraw
+
+from common.files import atomic_write
+from common.pixels import to_uint8
+
+FIGURES = {  # column: heading, whether larger is better
+    "kid_prior": ("KID to the prior's samples", False),
+    "diversity_prior": ("diversity over the prior's", True),
+    "part_recall": ("part recall", True),
+    "false_parts": ("false parts", False),
+    "sharpness": ("sharpness", None),
+    "seconds": ("seconds", None),
+}
+GROUP = ("prompt", "particles", "kind", "scale")
+
+
+def interval(values: list[float]) -> str:
+    """Mean and standard error of the mean, as text; a single value stands alone."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    return f"{mean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}"
+
+
+def sign_test(wins: int, pairs: int) -> float:
+    """The two-sided p-value of the sign test: so many wins among so many pairs without ties.
+
+    Source: the binomial distribution with probability 1/2.
+    """
+    if pairs == 0:
+        return 1.0
+    tail = sum(comb(pairs, k) for k in range(max(wins, pairs - wins), pairs + 1)) / 2**pairs
+    return min(1.0, 2 * tail)
+
+
+def paired(rows: list[dict], column: str, larger: bool) -> list[str]:
+    """Lines that compare VSD with SDS at equal scale, prompt, number of particles and seed."""
+    keys = ("prompt", "particles", "scale", "seed")
+    values: dict[str, dict[tuple, float | None]] = {"vsd": {}, "sds": {}}
+    for row in rows:
+        values.get(row["kind"], {})[tuple(row[k] for k in keys)] = row[column]
+    lines = []
+    for scale in sorted({r["scale"] for r in rows}):
+        common = [k for k in values["vsd"].keys() & values["sds"].keys() if k[2] == scale]
+        pairs = [(values["vsd"][k], values["sds"][k]) for k in common]
+        pairs = [(a, b) for a, b in pairs if a is not None and b is not None and a != b]
+        if pairs:
+            wins = sum((a > b) == larger for a, b in pairs)
+            p = sign_test(wins, len(pairs))
+            lines.append(f"| {FIGURES[column][0]} | {scale:g} | {wins} of {len(pairs)} | {p:.3g} |")
+    return lines
+
+
+def write_report(measured: tuple[list[dict], dict[str, torch.Tensor]], folder: Path) -> None:
+    """Writes claims.md, claims.png and particles.png, and prints the table.
+
+    Args:
+        measured: Rows and strips of pictures, see `evaluation.claims.measure`.
+        folder: Where to.
+    """
+    rows, strips = measured
+    lines = [
+        "| prompt | particles | method | scale | runs | " + " | ".join(h for h, _ in FIGURES.values()) + " |",
+        "|---" * (5 + len(FIGURES)) + "|",
+    ]
+
+    def order(row: dict) -> tuple:
+        return tuple(row[key] for key in GROUP)
+
+    for (prompt, count, kind, scale), group in groupby(sorted(rows, key=order), order):
+        members = list(group)
+        cells = []
+        for column in FIGURES:
+            values = [row[column] for row in members if row[column] is not None]
+            cells.append(interval(values) if values else "")
+        lines.append(f"| {prompt} | {count} | {kind} | {scale:g} | {len(members)} | " + " | ".join(cells) + " |")
+    lines += ["", "VSD against SDS at the same scale, prompt and seed (sign test):", ""]
+    lines += ["| figure | scale | VSD better | p |", "|---|---|---|---|"]
+    for column in ("kid_prior", "diversity_prior", "part_recall"):
+        lines += paired(rows, column, bool(FIGURES[column][1]))
+    text = "\n".join(lines) + "\n"
+    with atomic_write(folder / "claims.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+    picture(strips).save(folder / "particles.png")
+    plot(rows, folder / "claims.png")
+
+
+def picture(strips: dict[str, torch.Tensor]) -> Image.Image:
+    """The strips below each other, with their names."""
+    height, width = next(iter(strips.values())).shape[:2]
+    sheet = Image.new("RGB", (width, len(strips) * (height + 14)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, (name, strip) in enumerate(sorted(strips.items())):
+        draw.text((2, k * (height + 14)), name, "black")
+        sheet.paste(Image.fromarray(to_uint8(strip).numpy()), (0, k * (height + 14) + 13))
+    return sheet
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Figures over the scale, one line per method, with standard errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = ("kid_prior", "diversity_prior", "part_recall", "sharpness")
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.2))
+    for axis, column in zip(axes, shown, strict=True):
+        for kind in sorted({row["kind"] for row in rows}):
+            of_kind = [row for row in rows if row["kind"] == kind and row[column] is not None]
+            scales = sorted({row["scale"] for row in of_kind})
+            values = [[row[column] for row in of_kind if row["scale"] == scale] for scale in scales]
+            if values and all(values):
+                errors = [stdev(v) / len(v) ** 0.5 if len(v) > 1 else 0 for v in values]
+                axis.errorbar(scales, [mean(v) for v in values], errors, label=kind, marker="o", capsize=3)
+        axis.set_xscale("log")
+        axis.set_xlabel("guidance scale")
+        axis.set_title(FIGURES[column][0])
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)

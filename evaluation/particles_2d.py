@@ -1,0 +1,88 @@
+"""Particles as images, the smallest experiment of the claims: one prompt, one view, any kind of guidance.
+
+A particle is a latent, g(theta) = theta. All particles of a run share one phi. The settings are those of the toybox's
+2D stage (`configs/toybox/image.yaml`); every particle makes the same number of steps whatever their number.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from common.randomness import generator
+from vsd.embeddings import encode
+from vsd.prior import DiffusionPrior
+from vsd.score_distillation import Conditions, Kind, ScoreDistillation
+from vsd.score_network import ScoreNetwork
+from vsd.score_trainer import ScoreSettings, ScoreTrainer
+from vsd.timesteps import Timesteps
+
+PER_STEP = 8  # particles that a step moves, at most
+LR = 0.03  # of the particles, Adam
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run.
+
+    Args:
+        prompt: y^c, with the words of its view.
+        kind: Of the guidance.
+        scale: Of classifier-free guidance.
+        particles: n.
+        seed: Of everything that is drawn.
+        steps: Of each particle.
+        updates: K, steps of phi per particle step.
+    """
+
+    prompt: str
+    kind: Kind
+    scale: float
+    particles: int = 8
+    seed: int = 0
+    steps: int = 300
+    updates: int = 1
+
+    @property
+    def key(self) -> str:
+        """A name for files: the values, joined."""
+        return "-".join(str(value).replace(" ", "_").replace(",", "") for value in asdict(self).values())
+
+
+def distil(setting: Setting, model: str = "toybox") -> Tensor:
+    """Runs a setting.
+
+    Args:
+        setting: The run.
+        model: The prior: "toybox", a folder or a hub id.
+
+    Returns:
+        Images (n, 3, H, W) in [0, 1].
+    """
+    prior = DiffusionPrior.load(model)
+    draws = generator("cpu", setting.seed, 0)
+    text, empty = encode(prior, [setting.prompt]), encode(prior, [""])
+    theta = torch.nn.ParameterList(
+        torch.nn.Parameter(0.5 * torch.randn(prior.latent_shape, generator=draws)) for _ in range(setting.particles)
+    )
+    optimizer = torch.optim.Adam(theta, LR)
+    trainer = None
+    if setting.kind in ("vsd", "esd"):
+        with torch.random.fork_rng():
+            torch.manual_seed(setting.seed)
+            phi = ScoreNetwork(prior, rank=8)
+        trainer = ScoreTrainer(phi, ScoreSettings(lr=1e-3, warmup=20, updates=setting.updates), setting.seed)
+    distillation = ScoreDistillation(prior, trainer and trainer.network, setting.kind, setting.scale)
+    schedule, count = Timesteps(setting.steps), min(PER_STEP, setting.particles)
+    for step in range(setting.steps):
+        order = torch.randperm(setting.particles, generator=draws)
+        for chosen in order.split(count):
+            x_0 = torch.stack([theta[i] for i in chosen.tolist()])  # (m, C, h, w)
+            t = schedule.sample(torch.full((len(chosen),), step), prior.steps, draws)
+            conditions = Conditions(text.repeat(len(chosen)), empty.repeat(len(chosen)))
+            optimizer.zero_grad()
+            distillation.loss(x_0, conditions, t, generator=draws).backward()
+            optimizer.step()
+            if trainer is not None:
+                trainer.update(distillation.latents, conditions.text)
+    return ((prior.decode(torch.stack(list(theta)).detach()) + 1) / 2).clamp(0, 1)
