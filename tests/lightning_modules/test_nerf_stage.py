@@ -7,7 +7,8 @@ from PIL import Image
 from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
 from lightning_modules.cli import silence
-from lightning_modules.nerf import FieldSettings, NerfStage, Regularisers
+from lightning_modules.nerf import FieldSettings, NerfStage
+from lightning_modules.regularisers import Regularisers
 from vsd.guidance import VSDGuidance
 from vsd.score_trainer import ScoreSettings
 from vsd.timesteps import Timesteps
@@ -97,15 +98,3 @@ def test_views_that_cannot_be_divided_are_named(untrained_prior, tmp_path):
 def test_a_stage_without_guidance_names_the_key(tmp_path):
     with pytest.raises(InputError, match="trainer.callbacks: no guidance"):
         trainer(tmp_path, 1).fit(stage(), cameras())
-
-
-def test_regularisers_prefer_empty_or_opaque():
-    model = stage(losses=Regularisers(opaque=1.0, opaque_from=0, entropy=1.0))
-
-    class Out:
-        def __init__(self, value):
-            self.opacity, self.weights = torch.full((4, 1), value), torch.full((6,), value)
-
-    half, full, none = (model.penalty(Out(v), 5) for v in (0.5, 1.0, 0.0))
-    assert half.item() == pytest.approx(0.6931 + 1, abs=1e-3), "one half: ln 2 nats of opacity, 1 bit of weights"
-    assert full < 0.01 and none < 0.01
