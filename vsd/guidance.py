@@ -30,7 +30,7 @@ from vsd.views import View, ViewSectors, eight_sectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHECK_EVERY = 50  # steps between looks at the count of skipped gradients, each of which waits for the device
-NOISE, UPDATE, TIME = range(3)  # streams of random numbers; UPDATE is ScoreTrainer's
+NOISE, UPDATE, TIME, POSTERIOR = range(4)  # streams of random numbers; UPDATE is ScoreTrainer's
 
 
 class VSDGuidance(pl.Callback):
@@ -59,6 +59,8 @@ class VSDGuidance(pl.Callback):
         reduction: Of the loss: "batch", the sum over elements per sample (ProlificDreamer), or "mean" over elements.
         factor: Of this guidance in the sum of a stage's guidances.
         name: Tells guidances of the same kind and prompt apart.
+        encode_sample: Whether a render's latents are drawn from the autoencoder's posterior, as in ProlificDreamer's
+            code, else its mode is taken.
 
     Raises:
         InputError: An option is out of range, the model does not load, or the stage cannot be guided.
@@ -86,6 +88,7 @@ class VSDGuidance(pl.Callback):
         reduction: Reduction = "batch",
         factor: float = 1.0,
         name: str = "",
+        encode_sample: bool = False,
     ):
         if perp_neg and views is None:
             raise InputError(f"guidance.perp_neg: {perp_neg:g} without views; set guidance.views, or perp_neg to 0")
@@ -95,6 +98,7 @@ class VSDGuidance(pl.Callback):
         self.prompts = Prompts(prompt, negative, views, overrides or {})
         self.model, self.dtype, self.nan_limit, self.seed = model, DTYPES[dtype], nan_limit, seed
         self.timesteps, self.kind, self.perp_neg, self.factor, self.name = timesteps, kind, perp_neg, factor, name
+        self.encode_sample = encode_sample
         self.score = score or ScoreSettings()
         self.options = {
             "kind": kind,
@@ -217,7 +221,9 @@ class VSDGuidance(pl.Callback):
         eps = torch.randn(shape, generator=self._draws(NOISE, prior.device), device=prior.device)
         self.calls += 1
         warm = self.trainer is not None and bool((steps < self.score.warm_start).all())
-        loss = self.core.loss(images, self.conditions(view), t, eps, kind="sds" if warm else None)
+        posterior = self._draws(POSTERIOR, prior.device) if self.encode_sample else None
+        kind = "sds" if warm else None
+        loss = self.core.loss(images, self.conditions(view), t, eps, kind=kind, posterior=posterior)
         self._cameras = view.cameras
         return self.factor * loss
 
@@ -231,8 +237,11 @@ class VSDGuidance(pl.Callback):
         return F.interpolate(images, (target, target), mode="bilinear", antialias=size > target)
 
     def update_score(self) -> Tensor | None:
-        """K steps of phi on the latents of the last particle step; the last loss, or None where there is no phi."""
+        """K steps of phi on the latents of the last particle step; the last loss, or None where none was made."""
         if self.trainer is None or self.core.latents is None:
+            return None
+        if self.calls % self.score.every:
+            self.core.take_forward()  # which would keep its graph
             return None
         plain = self._plain.repeat(len(self.core.latents))
         return self.trainer.update(self.core.latents, plain, self._cameras, self.core.take_forward())

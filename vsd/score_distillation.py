@@ -116,6 +116,7 @@ class ScoreDistillation:
         eps: Tensor | None = None,
         generator: torch.Generator | None = None,
         kind: Kind | None = None,
+        posterior: torch.Generator | None = None,
     ) -> Tensor:
         """The loss whose gradient moves what has rendered the images.
 
@@ -129,11 +130,13 @@ class ScoreDistillation:
             eps: Noise of the latents' shape; drawn if None.
             generator: Draws t and eps, on the prior's device.
             kind: Another one than this distillation's own.
+            posterior: Draws the latents of images from the encoder's posterior, on the prior's device; None for its
+                mode.
 
         Returns:
             A scalar, or (B,) for the reduction "none".
         """
-        x_0 = images.float() if self.prior.is_latent(images) else self.prior.encode(images)
+        x_0 = images.float() if self.prior.is_latent(images) else self.prior.encode(images, posterior)
         self.latents = x_0.detach()
         if t is None:
             ends = int(LOW * self.prior.steps), int(HIGH * self.prior.steps)

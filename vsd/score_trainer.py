@@ -18,7 +18,8 @@ class ScoreSettings:
     """How phi is built, trained and used.
 
     Args:
-        updates: K, steps of phi per particle step, >= 1.
+        updates: K, steps of phi per update, >= 1.
+        every: Particle steps from one update of phi to the next, >= 1 (K2 in ProlificDreamer's code).
         lr: AdamW's learning rate, > 0.
         betas: AdamW's.
         weight_decay: AdamW's.
@@ -41,6 +42,7 @@ class ScoreSettings:
     """
 
     updates: int = 1
+    every: int = 1
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -56,8 +58,9 @@ class ScoreSettings:
     phi_mix: float = 1.0
 
     def __post_init__(self):
-        if self.updates < 1:
-            raise InputError(f"guidance.score.updates: {self.updates}; K must be at least 1")
+        for name in ("updates", "every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"guidance.score.{name}: {getattr(self, name)}; it must be at least 1")
         if self.warm_start < 0:
             raise InputError(f"guidance.score.warm_start: {self.warm_start}; it counts particle steps, 0 for none")
         for name in ("camera_dropout", "phi_mix"):
