@@ -1,14 +1,16 @@
 from dataclasses import replace
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from small_runs import ROOT, UNSEEN
 
 from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
-from lightning_modules.cli import silence
+from lightning_modules.cli import run, silence
 from lightning_modules.nerf import FieldSettings, NerfParticle, NerfStage
 from lightning_modules.regularisers import Regularisers
 from scene.cameras import turntable
@@ -160,3 +162,18 @@ def test_weight_decay_shrinks_what_has_no_gradient(untrained_prior, tmp_path):
 def test_impossible_field_settings_are_named(wrong):
     with pytest.raises(InputError, match=f"model.field.{next(iter(wrong))}: "):
         FieldSettings(**wrong)
+
+
+def test_a_scene_of_the_toybox_through_the_command(tmp_path, monkeypatch):
+    """Two steps of configs/toybox/scene.yaml: cameras inside, no view words, walls in every picture."""
+    monkeypatch.setattr("sys.argv", ["vsd"])
+    options = ["--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", UNSEEN]
+    folder = tmp_path / "run"
+    command = run(["fit", "--config", str(ROOT / "configs" / "toybox" / "scene.yaml"), "--trainer.max_steps=2",
+                   f"--trainer.default_root_dir={folder}", "--trainer.val_check_interval=2", *options])  # fmt: skip
+    (guidance,) = command.model.guidances
+    assert guidance.prompts.of_views() == ["a red mushroom"]
+    with Image.open(folder / "validation" / "particle0-step000002.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape == (4 * 32, 4 * 32, 3) and pixels[:, 3 * 32 :].min() > 250, "opaque all around"
+    assert 30 < pixels[:, 2 * 32 : 3 * 32].mean() < 225, "its walls are neither at the lens nor at infinity"
