@@ -87,7 +87,8 @@ PAPER = {
 PAPERS_CAMERAS = {"distance": [1.0, 1.5], "elevation": [-30, 90], "sphere_share": 0.5, "half_cube": True,
                   "position_jitter": 0, "target_jitter": 0}  # fmt: skip
 PAPERS_PHI = {"lr": 1e-4, "betas": [0.9, 0.999], "weight_decay": 0.01, "warmup": 500, "rank": 4, "updates": 1,
-              "every": 1, "camera_dropout": 0.1, "v_objective": True, "warm_start": 0, "phi_mix": 1}  # fmt: skip
+              "every": 1, "replay": 0, "camera_dropout": 0.1, "v_objective": True, "warm_start": 0,
+              "phi_mix": 1}  # fmt: skip
 
 SHARED = {"lr_encoding": 1e-2, "lr_network": 1e-3, "lr_background": 1e-3, "lr_decay": 1, "weight_decay": 0.01}
 GRID = {"encoding": "hash", "finest": 4096, "interpolation": "linear", "hidden": 64, "strength": 10, "radius": 0.5,

@@ -21,6 +21,7 @@ from vsd.embeddings import embed, free_text_encoders
 from vsd.gradients import Reduction, Weight
 from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
+from vsd.replay import Replay
 from vsd.sampling import ancestral_samples
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
 from vsd.score_network import ScoreNetwork, load_score_base
@@ -30,7 +31,7 @@ from vsd.views import View, ViewSectors, eight_sectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHECK_EVERY = 50  # steps between looks at the count of skipped gradients, each of which waits for the device
-NOISE, UPDATE, TIME, POSTERIOR = range(4)  # streams of random numbers; UPDATE is ScoreTrainer's
+NOISE, UPDATE, TIME, POSTERIOR, REPLAY = range(5)  # streams of random numbers; UPDATE is ScoreTrainer's
 
 
 class VSDGuidance(pl.Callback):
@@ -113,6 +114,7 @@ class VSDGuidance(pl.Callback):
         }
         self.core: ScoreDistillation | None = None
         self.trainer: ScoreTrainer | None = None
+        self.replay = Replay(self.score.replay) if self.score.replay else None
         self.calls = 0
         self._restored: dict | None = None
 
@@ -240,11 +242,15 @@ class VSDGuidance(pl.Callback):
         """K steps of phi on the latents of the last particle step; the last loss, or None where none was made."""
         if self.trainer is None or self.core.latents is None:
             return None
+        latents, cameras = self.core.latents, self._cameras
+        if self.replay is not None:
+            self.replay.add(latents, cameras)
         if self.calls % self.score.every:
             self.core.take_forward()  # which would keep its graph
             return None
-        plain = self._plain.repeat(len(self.core.latents))
-        return self.trainer.update(self.core.latents, plain, self._cameras, self.core.take_forward())
+        if self.replay is not None:
+            latents, cameras = self.replay.draw(len(latents), self._draws(REPLAY, latents.device))
+        return self.trainer.update(latents, self._plain.repeat(len(latents)), cameras, self.core.take_forward())
 
     @property
     def skipped(self) -> Tensor:
@@ -284,6 +290,8 @@ class VSDGuidance(pl.Callback):
         if self.core is None:
             return {}
         state = {"calls": self.calls, "skipped": int(self.core.skipped)}
+        if self.replay is not None:
+            state["replay"] = self.replay.state_dict()
         return state if self.trainer is None else state | {"score": self.trainer.state_dict()}
 
     @override
@@ -294,6 +302,8 @@ class VSDGuidance(pl.Callback):
             return
         self.calls = state_dict["calls"]
         self.core.skipped.fill_(state_dict["skipped"])
+        if self.replay is not None:
+            self.replay.load_state_dict(state_dict.get("replay", {}), self.core.prior.device)
         if self.trainer is not None:
             if "score" not in state_dict:
                 raise InputError(
