@@ -48,7 +48,10 @@ class CameraDistribution:
         uniform_azimuth: Whether the views of a batch divide the azimuth range evenly, each drawn within its part.
         position_jitter: Standard deviation of the camera's position, world units, >= 0.
         target_jitter: Standard deviation of the point that the camera looks at, world units, >= 0.
-        object_radius: Distance from the origin, world units, below which no camera may be.
+        object_radius: Distance from the origin, world units, below which no camera may be; 0 in a scene, where cameras
+            stand inside.
+        half_cube: Whether a view on the sphere looks from the direction of a point uniform in the upper half of a cube,
+            as in ProlificDreamer's code, in the place of sphere_elevation and azimuth: more views come from above.
 
     Raises:
         InputError: A range is empty or impossible.
@@ -66,6 +69,7 @@ class CameraDistribution:
     position_jitter: float = 0.0
     target_jitter: float = 0.0
     object_radius: float = 0.5
+    half_cube: bool = False
 
     def __post_init__(self):
         for name in ("distance", "fovy", "azimuth", "elevation", "sphere_elevation"):
@@ -100,11 +104,13 @@ class CameraDistribution:
         low, high = self.azimuth
         azimuth = low + (high - low) * (part % 1.0)  # (B,)
         sines = np.sin(np.deg2rad(self.sphere_elevation))
-        elevation = np.where(  # (B,)
-            rng.random(count) < self.sphere_share,
-            np.rad2deg(np.arcsin(rng.uniform(*sines, count))),
-            rng.uniform(*self.elevation, count),
-        )
+        sphere = rng.random(count) < self.sphere_share
+        on_sphere = np.rad2deg(np.arcsin(rng.uniform(*sines, count)))
+        elevation = np.where(sphere, on_sphere, rng.uniform(*self.elevation, count))  # (B,)
+        if self.half_cube:
+            x, y, z = rng.uniform((-1.0, -1.0, 0.0), 1.0, (count, 3)).T  # (B,) each
+            azimuth = np.where(sphere, np.rad2deg(np.arctan2(y, x)), azimuth)
+            elevation = np.where(sphere, np.rad2deg(np.arctan2(z, np.hypot(x, y))), elevation)
         columns = (azimuth, elevation, rng.uniform(*self.distance, count), rng.uniform(*self.fovy, count))
         orbit = Orbit(*(torch.tensor(column, dtype=torch.float32) for column in columns))
         jitter = torch.tensor(rng.standard_normal((2, count, 3)), dtype=torch.float32)  # (2, B, 3)

@@ -26,7 +26,8 @@ from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder
 
-PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
+# Where in configs/ the stages' files are.
+PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "threestudio/"}
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included

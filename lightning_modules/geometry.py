@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.pixels import to_uint8
 from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
-from lightning_modules.object_stage import ObjectStage
+from lightning_modules.object_stage import ObjectStage, require_fraction
 from scene.cameras import Cameras
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
@@ -32,11 +32,14 @@ class SurfaceLosses:
         consistency: Of the mean of 1 - cosine between the normals of faces with a common edge.
         laplacian: Of the mean length of the uniform Laplacian, world units.
         opacity: Of the mean squared difference between the surface's coverage and the NeRF's opacity.
+        vertex_consistency: Of the mean of 1 - cosine between the normals of vertices with a common edge, as in
+            threestudio.
     """
 
     consistency: float = 5000.0
     laplacian: float = 0.5
     opacity: float = 0.0
+    vertex_consistency: float = 0.0
 
 
 class GeometryStage(ObjectStage):
@@ -54,6 +57,11 @@ class GeometryStage(ObjectStage):
         start_distance: Distance of the cameras by which the density threshold is chosen, world units.
         start_fovy: Vertical field of view of these cameras, degrees.
         start_size: Pixels of the side of these cameras' silhouettes.
+        random_background: Probability in [0, 1] that a view has a plain colour behind the surface, else the background
+            that the NeRF stage has learned, which stays as it is.
+        random_background_from: The particle's step from which on random_background holds; until then all views have
+            the learned background.
+        plain_background: Grey in [0, 1] of the plain colours, None for a random colour per view.
         seed: Of the particles' order and everything drawn in training, >= 0.
 
     Raises:
@@ -75,11 +83,17 @@ class GeometryStage(ObjectStage):
         start_distance: float = 2.3,
         start_fovy: float = 40.0,
         start_size: int = 64,
+        random_background: float = 1.0,
+        random_background_from: int = 0,
+        plain_background: float | None = None,
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
         if resolution < 3:
             raise InputError(f"model.resolution: {resolution}; a tetrahedral grid needs at least 3 cells an axis")
+        require_fraction("model.random_background", random_background)
+        self.random_background, self.random_background_from = random_background, random_background_from
+        self.plain_background = plain_background
         self.nerf, self.resolution, self.guided, self.losses = nerf, resolution, guided, losses or SurfaceLosses()
         self.lr, self.eval_background = lr, eval_background
         self.start = judging_cameras(start_distance, start_fovy), start_size
@@ -93,7 +107,8 @@ class GeometryStage(ObjectStage):
         device = self.trainer.strategy.root_device
         # In a list, so that Lightning neither saves nor trains what the particles start from.
         self.nerfs: list[NerfParticle] = [nerf.to(device) for nerf in load_nerfs(self.nerf, self.order.n)]
-        self.print_backends(self.nerfs[0].settings.encoding, meshes=True)
+        settings = self.nerfs[0].settings
+        self.print_backends(settings.encoding, meshes=True, padded=settings.padded)
         if self.trainer.ckpt_path is None:
             starts = [first_surface(nerf, i, self.resolution, *self.start) for i, nerf in enumerate(self.nerfs)]
             self.particles = nn.ModuleList(start.surface for start in starts)
@@ -147,13 +162,36 @@ class GeometryStage(ObjectStage):
             mesh = self.extract(index)
             out = self.render(index, cameras, mesh)
             seen = out.colour if self.guided == "colour" else 0.5 * (out.normal + out.coverage)
-            plain = torch.rand(len(seen), 1, 1, 3, generator=generator, device=self.device)
-            images.append(seen + (1 - out.coverage) * plain)
+            images.append(seen + (1 - out.coverage) * self.behind(index, out, particle_step, generator))
             penalties.append(self.penalty(index, mesh, out, cameras))
         loss = self.guide(torch.cat(images), batch, particle_step)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
+
+    def behind(self, index: int, out: MeshRender, step: int, generator: torch.Generator) -> Tensor:
+        """Draws the colours behind a surface: one plain colour per view, or the learned background.
+
+        Args:
+            index: Of the particle.
+            out: Its render, of B views.
+            step: Steps that the particle has made.
+            generator: Of the random numbers.
+
+        Returns:
+            (B, 1, 1, 3), or (B, S, S, 3) where a view may have the learned background; in [0, 1].
+        """
+        views = len(out.coverage)
+        plain = torch.rand(views, 1, 1, 3, generator=generator, device=self.device)
+        if self.plain_background is not None:
+            plain = torch.full_like(plain, self.plain_background)
+        fraction = self.random_background if step >= self.random_background_from else 0.0
+        if fraction == 1:
+            return plain
+        with torch.no_grad():
+            learned = self.nerfs[index].background(out.directions.reshape(-1, 3)).view(out.directions.shape)
+        use_plain = torch.rand(views, 1, 1, 1, generator=generator, device=self.device) < fraction
+        return torch.where(use_plain, plain, learned)
 
     def penalty(self, index: int, mesh: Mesh, out: MeshRender, cameras: Cameras) -> Tensor:
         """The weighted sum of the losses beside the guidance's.
@@ -168,6 +206,9 @@ class GeometryStage(ObjectStage):
         total = mesh.vertices.sum() * 0
         if weights.consistency:
             total = total + weights.consistency * mesh.normal_consistency()
+        if weights.vertex_consistency:
+            ends = mesh.vertex_normals()[mesh.edges.ends]  # (E, 2, 3)
+            total = total + weights.vertex_consistency * (1 - (ends[:, 0] * ends[:, 1]).sum(-1)).mean()
         if weights.laplacian:
             total = total + weights.laplacian * mesh.laplacian()
         if weights.opacity:

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from common.errors import InputError
 from lightning_modules.object_stage import ObjectStage, field_optimizer, require_fraction
+from lightning_modules.regularisers import Regularisers
 from scene.cameras import Cameras
-from scene.hashgrid import HashGrid
+from scene.hashgrid import HashGrid, Interpolation
+from scene.marching import enter_cube
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
 from scene.volume_rendering import VolumeRender, VolumeRenderer
 
@@ -23,16 +26,23 @@ class FieldSettings:
     """The radiance field of a particle and its renderer.
 
     Args:
-        encoding: "hash", ProlificDreamer's grid of 12.6 M parameters, or "dense", which a CPU renders several times
+        encoding: "hash", ProlificDreamer's grid of 12 M parameters, or "dense", which a CPU renders several times
             faster.
         bound: Half the side of the cube that the field fills, world units.
-        hidden: Width of the network behind the encoding.
+        hidden: Width of the hidden layer behind the encoding; 0 for none, a linear decoder.
         initialisation: Density to start from: "object", a blob; "scene", a hollow; "object-in-scene", both; "none".
         strength: Height of the initial density.
         radius: Of the initial blob, world units.
         occupancy: Cells of the occupancy grid along an axis.
         samples: Intervals of a ray along the cube's diagonal.
         max_samples: Largest number of samples of a render, beyond which the intervals get longer.
+        finest: Vertices per axis of the hash grid's finest level, >= 16; the coarsest of the 16 levels has 16.
+        interpolation: Inside the hash grid's cells: "linear" or "smoothstep".
+        padded: Whether the hash grid has the vertices beyond the last, see scene.hashgrid.HashGrid.
+        density_noise: Standard deviation of the noise on the density before its activation, in training, >= 0.
+
+    Raises:
+        InputError: A value is out of its range.
     """
 
     encoding: Literal["hash", "dense"] = "hash"
@@ -44,23 +54,15 @@ class FieldSettings:
     occupancy: int = 32
     samples: int = 512
     max_samples: int = 2**22
+    finest: int = 4096
+    interpolation: Interpolation = "linear"
+    padded: bool = False
+    density_noise: float = 0.0
 
-
-@dataclass(frozen=True)
-class Regularisers:
-    """Weights of the losses beside the guidance's; 0 switches one off.
-
-    Args:
-        sparsity: Of the mean of sqrt(opacity^2 + 0.01), until opaque_from, as in threestudio.
-        opaque: Of the opacity's mean binary entropy (nats), from step opaque_from on.
-        opaque_from: The particle's step at which opaque takes over from sparsity.
-        entropy: Of the mean binary entropy (bits) of the samples' weights, as in ProlificDreamer's code.
-    """
-
-    sparsity: float = 0.0
-    opaque: float = 0.0
-    opaque_from: int = 10_000
-    entropy: float = 10.0
+    def __post_init__(self):
+        for name, least in (("hidden", 0), ("finest", 16), ("density_noise", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"model.field.{name}: {getattr(self, name):g}; at least {least} is needed")
 
 
 class NerfParticle(nn.Module):
@@ -73,7 +75,9 @@ class NerfParticle(nn.Module):
     def __init__(self, settings: FieldSettings):
         super().__init__()
         self.settings = settings
-        encoding = HashGrid() if settings.encoding == "hash" else DenseGrid()
+        scale = (settings.finest / 16) ** (1 / 15)
+        hashed = {"per_level_scale": scale, "interpolation": settings.interpolation, "padded": settings.padded}
+        encoding = HashGrid(**hashed) if settings.encoding == "hash" else DenseGrid()
         self.field = RadianceField(
             encoding, settings.bound, settings.hidden, settings.initialisation, settings.strength, settings.radius
         )
@@ -101,6 +105,9 @@ class NerfStage(ObjectStage):
         random_background: Probability in [0, 1] that a view has one random plain colour behind the object, else the
             learned background.
         eval_background: Grey in [0, 1] of pictures, None for the learned background.
+        random_background_from: The particle's step from which on random_background holds; until then all views have
+            the learned background.
+        weight_decay: AdamW's, >= 0.
         seed: Of the start, the particles' order and everything drawn in training, >= 0.
 
     Raises:
@@ -121,14 +128,17 @@ class NerfStage(ObjectStage):
         lr_decay: float = 1.0,
         random_background: float = 0.5,
         eval_background: float | None = None,
+        random_background_from: int = 0,
+        weight_decay: float = 0.0,
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
         require_fraction("model.random_background", random_background)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
-        self.lr_decay = lr_decay
-        self.random_background, self.eval_background = random_background, eval_background
+        self.lr_decay, self.weight_decay = lr_decay, weight_decay
+        self.random_background, self.random_background_from = random_background, random_background_from
+        self.eval_background = eval_background
 
     @override
     def configure_model(self) -> None:
@@ -139,7 +149,7 @@ class NerfStage(ObjectStage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
-        self.print_backends(self.field_settings.encoding, meshes=False)
+        self.print_backends(self.field_settings.encoding, meshes=False, padded=self.field_settings.padded)
 
     @override
     def configure_optimizers(self) -> dict:
@@ -153,17 +163,23 @@ class NerfStage(ObjectStage):
         Args:
             particle: What is seen.
             cameras: B cameras of S x S pixels.
-            generator: Draws the shifts of the samples along their rays, None for no shift.
+            generator: Draws the shifts of the samples along their rays and the noise on the density; None for neither.
             normals: Whether normals are rendered too.
 
         Returns:
             The render of all R = B S^2 rays, and their directions (R, 3).
         """
         origins, directions = cameras.rays()  # (R, 3)
-        jitter = None
+        jitter, field, deviation = None, particle.field, self.field_settings.density_noise
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=self.device)
-        return particle.renderer(particle.field, origins, directions, jitter, normals), directions
+        if generator is not None and deviation:
+
+            def field(points: Tensor) -> tuple[Tensor, Tensor]:
+                noise = torch.randn(len(points), generator=generator, device=self.device)
+                return particle.field(points, deviation * noise)
+
+        return particle.renderer(field, origins, directions, jitter, normals), directions
 
     @override
     def training_step(self, batch: Cameras, _: int) -> Tensor:
@@ -175,30 +191,14 @@ class NerfStage(ObjectStage):
             particle.renderer.update(particle_step, particle.field, self.seed + index)
             out, directions = self.render(particle, cameras, generator)
             views = len(cameras)
-            background = self.background_colors(particle.background, directions, views, generator)  # (R, 3)
+            background = self.background_colors(particle.background, directions, views, generator, particle_step)
             images.append((out.rgb + (1 - out.opacity) * background).view(views, size, size, 3))
-            penalties.append(self.penalty(out, particle_step))
+            span = enter_cube(*cameras.rays(), particle.renderer.bound)
+            penalties.append(self.losses.penalty(out, particle_step, span))
         loss = self.guide(torch.cat(images), batch, particle_step)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
-
-    def penalty(self, out: VolumeRender, step: int) -> Tensor:
-        """The weighted sum of the regularisers.
-
-        Args:
-            out: A particle's render.
-            step: Steps that the particle has made.
-        """
-        weights = self.losses
-        total = out.opacity.sum() * 0
-        if weights.sparsity and step < weights.opaque_from:
-            total = total + weights.sparsity * (out.opacity.square() + 0.01).sqrt().mean()
-        if weights.opaque and step >= weights.opaque_from:
-            total = total + weights.opaque * _entropy(out.opacity).mean()
-        if weights.entropy and len(out.weights):
-            total = total + weights.entropy * _entropy(out.weights).mean() / torch.log(torch.tensor(2.0))
-        return total
 
     @torch.no_grad()
     def picture(self, index: int, cameras: Cameras) -> Tensor:
@@ -226,9 +226,3 @@ class NerfStage(ObjectStage):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["vsd"]["field"] = asdict(self.field_settings)  # for the stages that start from this one
-
-
-def _entropy(p: Tensor) -> Tensor:
-    """Binary entropy in nats of probabilities."""
-    p = p.clamp(1e-5, 1 - 1e-5)
-    return -(p * p.log() + (1 - p) * (1 - p).log())

@@ -32,6 +32,7 @@ class ObjectStage(Stage):
 
     particles: nn.ModuleList
     random_background: float
+    random_background_from: int
 
     def picture(self, index: int, cameras: Cameras) -> Tensor:
         """Renders a particle for people, without gradients.
@@ -45,16 +46,17 @@ class ObjectStage(Stage):
         """
         raise NotImplementedError
 
-    def print_backends(self, encoding: str, meshes: bool) -> None:
+    def print_backends(self, encoding: str, meshes: bool, padded: bool = False) -> None:
         """Prints the backends that the stage runs on. All ranks must call it.
 
         Args:
             encoding: Of the particles' fields, "hash" or "dense".
             meshes: Whether the stage renders meshes.
+            padded: Whether the hash grids are padded.
         """
         device = self.trainer.strategy.root_device
         if self.trainer.is_global_zero:
-            grid = hashgrid.backend(device) if encoding == "hash" else "torch"
+            grid = hashgrid.backend(device, padded) if encoding == "hash" else "torch"
             marching = volume_rendering.backend(device)
             rasteriser = ", rasteriser warp" if meshes else ""
             self.print_rank_zero(f"backends: {encoding} grid {grid}, marching {marching}{rasteriser}")
@@ -82,21 +84,25 @@ class ObjectStage(Stage):
         return [(index, batch[k * views : (k + 1) * views]) for k, index in enumerate(chosen)], particle_step
 
     def background_colors(
-        self, background: nn.Module, directions: Tensor, views: int, generator: torch.Generator
+        self, background: nn.Module, directions: Tensor, views: int, generator: torch.Generator, step: int
     ) -> Tensor:
         """Draws the colour behind the object: for every view the learned background or one random plain colour.
 
-        A view is plain with the probability `random_background` of the stage.
+        From its step `random_background_from` on, a view is plain with the probability `random_background` of the
+        stage, until then never.
 
         Args:
             background: The learned one, from directions (R, 3) to colours (R, 3).
             directions: Of the views' rays, (R, 3), view by view.
             views: Number of views, B.
             generator: Of the random numbers.
+            step: Steps that the particle has made.
 
         Returns:
             Colours (R, 3) in [0, 1].
         """
+        if step < self.random_background_from:
+            return background(directions)
         learned = background(directions).view(views, -1, 3)  # (B, R / B, 3)
         plain = torch.rand(views, 1, 3, generator=generator, device=self.device)
         use_plain = torch.rand(views, 1, 1, generator=generator, device=self.device) < self.random_background
@@ -199,15 +205,17 @@ def field_optimizer(stage: ObjectStage) -> dict:
     """Adam, betas 0.9 and 0.99, eps 1e-15, over the fields and backgrounds of a stage's particles.
 
     Args:
-        stage: Has lr_encoding, lr_network, lr_background, and lr_decay, the factor to which all of them fall,
-            exponentially, by the trainer's last step.
+        stage: Has lr_encoding, lr_network, lr_background, weight_decay, which is decoupled (AdamW), and lr_decay, the
+            factor to which all learning rates fall, exponentially, by the trainer's last step.
 
     Returns:
         Optimizer and scheduler as Lightning takes them.
 
     Raises:
-        InputError: lr_decay is not in (0, 1].
+        InputError: lr_decay is not in (0, 1], or weight_decay is negative.
     """
+    if stage.weight_decay < 0:
+        raise InputError(f"model.weight_decay: {stage.weight_decay:g} is negative")
     if not 0 < stage.lr_decay <= 1:
         raise InputError(f"model.lr_decay: {stage.lr_decay:g} is not in (0, 1]")
     groups = [
@@ -219,7 +227,8 @@ def field_optimizer(stage: ObjectStage) -> dict:
             (p.background, stage.lr_background),
         )
     ]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    # Without decay AdamW is Adam.
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, weight_decay=stage.weight_decay)
     total = stage.trainer.estimated_stepping_batches
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: stage.lr_decay ** (step / total))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

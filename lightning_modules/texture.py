@@ -77,6 +77,9 @@ class TextureStage(ObjectStage):
         random_background: Probability in [0, 1] that a view has one random plain colour behind the object, else the
             learned background.
         eval_background: Grey in [0, 1] of pictures, None for the learned background.
+        random_background_from: The particle's step from which on random_background holds; until then all views have
+            the learned background.
+        weight_decay: AdamW's, >= 0.
         texture_size: Texels of the exported image's side, >= 16.
         seed: Of random colours, the particles' order and everything drawn in training, >= 0.
 
@@ -100,6 +103,8 @@ class TextureStage(ObjectStage):
         lr_decay: float = 1.0,
         random_background: float = 0.5,
         eval_background: float | None = None,
+        random_background_from: int = 0,
+        weight_decay: float = 0.0,
         texture_size: int = 1024,
         seed: int = 0,
     ):
@@ -109,7 +114,8 @@ class TextureStage(ObjectStage):
             raise InputError(f"model.texture_size: {texture_size} texels hold no texture; at least 16 are needed")
         self.nerf, self.geometry, self.resolution, self.inherit = nerf, geometry, resolution, inherit
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
-        self.lr_decay, self.random_background, self.eval_background = lr_decay, random_background, eval_background
+        self.lr_decay, self.weight_decay, self.eval_background = lr_decay, weight_decay, eval_background
+        self.random_background, self.random_background_from = random_background, random_background_from
         self.texture_size = texture_size
 
     @override
@@ -119,7 +125,7 @@ class TextureStage(ObjectStage):
         if self.trainer.training:
             self.require_guidance()
         nerfs = load_nerfs(self.nerf, self.order.n)
-        self.print_backends(nerfs[0].settings.encoding, meshes=True)
+        self.print_backends(nerfs[0].settings.encoding, meshes=True, padded=nerfs[0].settings.padded)
         if self.geometry is None:
             starts = [first_surface(nerf, i, self.resolution, *SEEN_BY) for i, nerf in enumerate(nerfs)]
             meshes = [solid_mesh(start.surface) for start in starts]
@@ -157,7 +163,8 @@ class TextureStage(ObjectStage):
         for index, cameras in assigned:
             out = self.render(index, cameras)
             directions = out.directions.reshape(-1, 3)  # (B S^2, 3)
-            background = self.background_colors(self.particles[index].background, directions, len(cameras), generator)
+            learned = self.particles[index].background
+            background = self.background_colors(learned, directions, len(cameras), generator, particle_step)
             images.append(out.colour + (1 - out.coverage) * background.view(out.colour.shape))
         loss = self.guide(torch.cat(images), batch, particle_step)
         self.log("train/guidance", loss.detach(), prog_bar=True)

@@ -10,12 +10,14 @@ Source: Mueller et al. 2022, Instant-NGP; layout and arithmetic as documented by
 import functools
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+Interpolation = Literal["linear", "smoothstep"]
 PRIMES = (1, 2654435761, 805459861)
 MASK = 0xFFFFFFFF
 
@@ -39,7 +41,9 @@ class Level:
     hashed: bool
 
 
-def grid_levels(count: int, log2_hashmap_size: int, base_resolution: int, per_level_scale: float) -> list[Level]:
+def grid_levels(
+    count: int, log2_hashmap_size: int, base_resolution: int, per_level_scale: float, padded: bool = False
+) -> list[Level]:
     """The sizes of all levels, in float32 as tiny-cuda-nn computes them.
 
     Args:
@@ -47,6 +51,7 @@ def grid_levels(count: int, log2_hashmap_size: int, base_resolution: int, per_le
         log2_hashmap_size: Base-2 logarithm of the longest table's length.
         base_resolution: Of the coarsest level, vertices per axis.
         per_level_scale: Factor between the scales of two levels.
+        padded: Whether an axis has the vertex beyond the last, which points near the cube's far sides reach.
 
     Returns:
         The levels, coarsest first.
@@ -56,7 +61,7 @@ def grid_levels(count: int, log2_hashmap_size: int, base_resolution: int, per_le
     for level in range(count):
         exponent = np.float32(level) * np.log2(np.float32(per_level_scale))
         scale = np.float32(np.exp2(exponent) * np.float32(base_resolution) - np.float32(1))
-        resolution = int(np.ceil(scale)) + 1
+        resolution = int(np.ceil(scale)) + 1 + padded
         dense = -(-(resolution**3) // 8) * 8
         entries = min(dense, 1 << log2_hashmap_size)
         levels.append(Level(float(scale), resolution, entries, offset, resolution**3 > entries))
@@ -80,7 +85,7 @@ def corner_indices(level: Level, grid: Tensor) -> Tensor:
         low = level.entries - 1
         return (x & low) ^ (y * PRIMES[1] & low)[:, None] ^ (z * PRIMES[2] & low)[:, None, None]
     index = x + (y * level.resolution)[:, None] + (z * level.resolution**2)[:, None, None]
-    # Dense levels wrap too: the shift by half a cell lets a corner lie one vertex beyond the last.
+    # Dense levels wrap too: the shift by half a cell lets a corner lie one vertex beyond the last, unless padded.
     return (index & MASK) % level.entries
 
 
@@ -129,6 +134,16 @@ def slopes(corners: Tensor, inside: Tensor) -> Tensor:
     return torch.stack([high - low, across, through])
 
 
+def ease(inside: Tensor) -> Tensor:
+    """Smoothstep 3 u^2 - 2 u^3, which goes from 0 to 1 as u does, level at both ends."""
+    return inside * inside * (3 - 2 * inside)
+
+
+def ease_slope(inside: Tensor) -> Tensor:
+    """Derivative 6 u (1 - u) of `ease`."""
+    return 6 * inside * (1 - inside)
+
+
 class _Encode(torch.autograd.Function):
     """Features (N, L F) of points (N, 3).
 
@@ -137,19 +152,22 @@ class _Encode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, points: Tensor, parameters: Tensor, levels: list[Level], features: int) -> Tensor:
+    def forward(
+        ctx, points: Tensor, parameters: Tensor, levels: list[Level], features: int, interpolation: Interpolation
+    ) -> Tensor:
         table, columns = parameters.view(-1, features), points.T.contiguous()  # (sum of n_l, F), (3, N)
         out = points.new_empty(len(levels) * features, len(points))
         kept = []
         for k, level in enumerate(levels):
             grid, inside = cell(level, columns)  # (3, N) each
+            along = inside if interpolation == "linear" else ease(inside)
             index = corner_indices(level, grid)  # (2, 2, 2, N)
             rows = table[level.offset : level.offset + level.entries]
             for f in range(features):
-                out[k * features + f] = interpolate(corner_values(rows[:, f], index), inside)
+                out[k * features + f] = interpolate(corner_values(rows[:, f], index), along)
             kept += [index, inside]
         ctx.save_for_backward(points, parameters, *kept)
-        ctx.levels, ctx.features = levels, features
+        ctx.levels, ctx.features, ctx.interpolation = levels, features, interpolation
         return out.T
 
     @staticmethod
@@ -162,15 +180,18 @@ class _Encode(torch.autograd.Function):
         for k, level in enumerate(ctx.levels):
             index, inside = kept[2 * k : 2 * k + 2]
             rows = slice(level.offset, level.offset + level.entries)
+            along, steep = inside, level.scale
+            if ctx.interpolation == "smoothstep":
+                along, steep = ease(inside), level.scale * ease_slope(inside)  # (3, N) each
             if grad_parameters is not None:
-                weights, flat = corner_weights(inside), index.view(-1)
+                weights, flat = corner_weights(along), index.view(-1)
                 for f in range(features):
                     contribution = (weights * grad[k * features + f]).view(-1)
                     grad_parameters[rows, f] = contribution.new_zeros(level.entries).scatter_add_(0, flat, contribution)
             if grad_points is not None:
-                along = [corner_values(table[rows, f], index) * grad[k * features + f] for f in range(features)]
-                grad_points += level.scale * slopes(sum(along), inside).T
-        return grad_points, None if grad_parameters is None else grad_parameters.view(-1), None, None
+                corners = [corner_values(table[rows, f], index) * grad[k * features + f] for f in range(features)]
+                grad_points += (steep * slopes(sum(corners), along)).T
+        return grad_points, None if grad_parameters is None else grad_parameters.view(-1), None, None, None
 
 
 @functools.cache
@@ -183,16 +204,18 @@ def bindings() -> tuple[ModuleType | None, str]:
     return tinycudann, ""
 
 
-def backend(device: torch.device) -> str:
-    """The name of the code that encodes points on a device; on CUDA without tinycudann also why."""
+def backend(device: torch.device, padded: bool = False) -> str:
+    """The name of the code that encodes points of a grid on a device; on CUDA without tinycudann also why."""
     if device.type != "cuda":
         return "torch"
+    if padded:
+        return "torch (tinycudann knows no padded levels)"
     module, why = bindings()
     return "tinycudann" if module else f"torch ({why})"
 
 
 @functools.cache
-def kernels(layout: tuple[tuple[str, int | float], ...]) -> nn.Module:
+def kernels(layout: tuple[tuple[str, int | float | str], ...]) -> nn.Module:
     """The Encoding of tinycudann for a layout, common to all grids of this layout, which lend it their parameters."""
     module, _ = bindings()
     # By default it computes in half precision.
@@ -204,8 +227,8 @@ def kernels(layout: tuple[tuple[str, int | float], ...]) -> nn.Module:
 class HashGrid(nn.Module):
     """Encodes points in [0, 1]^3 as features; points outside are encoded too, nothing is clamped.
 
-    The default is ProlificDreamer's grid, 12,599,920 parameters. `params` is one float32 vector, initially uniform on
-    [-1e-4, 1e-4].
+    The default is threestudio's grid for ProlificDreamer, 12,599,920 parameters. `params` is one float32 vector,
+    initially uniform on [-1e-4, 1e-4].
 
     Args:
         levels_count: L, the number of levels.
@@ -213,6 +236,9 @@ class HashGrid(nn.Module):
         log2_hashmap_size: Base-2 logarithm of the longest table's length.
         base_resolution: Of the coarsest level, vertices per axis.
         per_level_scale: Factor between the scales of two levels.
+        interpolation: Inside a cell: "linear", or "smoothstep", whose slope is continuous from cell to cell.
+        padded: Whether a dense level's axis has the vertex beyond the last, as in torch-ngp and ProlificDreamer's code;
+            else such corners wrap around. tiny-cuda-nn's kernels do not know it: torch computes such a grid.
     """
 
     def __init__(
@@ -222,16 +248,19 @@ class HashGrid(nn.Module):
         log2_hashmap_size: int = 19,
         base_resolution: int = 16,
         per_level_scale: float = 1.447269237440378,
+        interpolation: Interpolation = "linear",
+        padded: bool = False,
     ):
         super().__init__()
-        self.levels = grid_levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale)
-        self.features = features
+        self.levels = grid_levels(levels_count, log2_hashmap_size, base_resolution, per_level_scale, padded)
+        self.features, self.interpolation, self.padded = features, interpolation, padded
         self.layout = (
             ("n_levels", levels_count),
             ("n_features_per_level", features),
             ("log2_hashmap_size", log2_hashmap_size),
             ("base_resolution", base_resolution),
             ("per_level_scale", per_level_scale),
+            ("interpolation", interpolation.capitalize()),
         )
         count = features * sum(level.entries for level in self.levels)
         self.params = nn.Parameter(torch.empty(count).uniform_(-1e-4, 1e-4))
@@ -244,6 +273,6 @@ class HashGrid(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """Features (N, L F) of points (N, 3), coarsest level first; differentiable in the points and the parameters."""
         # Of no points tinycudann returns a gradient of the parameters that it has not written to.
-        if points.is_cuda and len(points) and bindings()[0]:
+        if points.is_cuda and not self.padded and len(points) and bindings()[0]:
             return torch.func.functional_call(kernels(self.layout), {"params": self.params}, points)
-        return _Encode.apply(points, self.params, self.levels, self.features)
+        return _Encode.apply(points, self.params, self.levels, self.features, self.interpolation)

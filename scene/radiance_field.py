@@ -65,12 +65,12 @@ class DenseGrid(nn.Module):
 
 
 class RadianceField(nn.Module):
-    """Density and albedo from an encoding and a network of two layers.
+    """Density and albedo from an encoding and a network of one or two layers.
 
     Args:
         encoding: A HashGrid or DenseGrid.
         bound: Half the side of the cube that the encoding covers, world units.
-        hidden: The network's width.
+        hidden: Width of the network's hidden layer; 0 for none, a linear decoder.
         initialisation: The kind of initial density, see initial_density.
         strength: See initial_density.
         radius: See initial_density.
@@ -88,23 +88,24 @@ class RadianceField(nn.Module):
         super().__init__()
         self.encoding, self.bound = encoding, bound
         self.initialisation, self.strength, self.radius = initialisation, strength, radius
-        self.network = nn.Sequential(nn.Linear(encoding.width, hidden), nn.ReLU(), nn.Linear(hidden, 4))
+        layers = [nn.Linear(encoding.width, hidden), nn.ReLU()] if hidden else []
+        self.network = nn.Sequential(*layers, nn.Linear(hidden or encoding.width, 4))
 
     def _raw(self, points: Tensor) -> Tensor:
         return self.network(self.encoding(points / (2 * self.bound) + 0.5))
 
-    def _activate(self, raw: Tensor, points: Tensor) -> Tensor:
+    def _activate(self, raw: Tensor, points: Tensor, noise: Tensor | None = None) -> Tensor:
         start = initial_density(points, self.initialisation, self.strength, self.radius)
-        return F.softplus(raw[:, 0] + start)
+        return F.softplus(raw[:, 0] + start if noise is None else raw[:, 0] + noise + start)
 
     def density(self, points: Tensor) -> Tensor:
         """Densities (N,) at points (N, 3), without the albedo."""
         return self._activate(self._raw(points), points)
 
-    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Densities (N,) and albedo (N, 3) at points (N, 3)."""
+    def forward(self, points: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Densities (N,) and albedo (N, 3) at points (N, 3); noise (N,) is added to the density before activation."""
         raw = self._raw(points)  # (N, 4)
-        return self._activate(raw, points), torch.sigmoid(raw[:, 1:])
+        return self._activate(raw, points, noise), torch.sigmoid(raw[:, 1:])
 
     def normals(self, points: Tensor) -> Tensor:
         """Unit vectors (N, 3) against the density's gradient at points (N, 3); not differentiable, for pictures."""

@@ -26,6 +26,7 @@ class VolumeRender:
         normal: (R, 3), world axes, weighted with the opacity; None if it was not asked for.
         weights: (N,) of the samples.
         ray: (N,) long, the ray of each sample.
+        distance: (N,), of the samples from their ray's origin, world units.
     """
 
     rgb: Tensor
@@ -34,6 +35,7 @@ class VolumeRender:
     normal: Tensor | None
     weights: Tensor
     ray: Tensor
+    distance: Tensor
 
 
 def backend(device: torch.device) -> str:
@@ -138,4 +140,5 @@ class VolumeRenderer(nn.Module):
             columns.append(weights[:, None] * field.normals(points))
         values = torch.cat(columns, 1)  # (N, 5 or 8)
         out = values.new_zeros(count, values.shape[1]).index_add(0, ray, values)  # (R, 5 or 8)
-        return VolumeRender(out[:, :3], out[:, 3:4], out[:, 4:5], out[:, 5:] if normals else None, weights, ray)
+        normal = out[:, 5:] if normals else None
+        return VolumeRender(out[:, :3], out[:, 3:4], out[:, 4:5], normal, weights, ray, middle)

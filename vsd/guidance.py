@@ -22,6 +22,7 @@ from vsd.embeddings import embed, free_text_encoders
 from vsd.gradients import Reduction, Weight
 from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
+from vsd.replay import Replay
 from vsd.sampling import ancestral_samples
 from vsd.savings import Savings, load_encoder, out_of_memory
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
@@ -32,7 +33,7 @@ from vsd.views import View, ViewSectors, eight_sectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHECK_EVERY = 50  # steps between looks at the count of skipped gradients, each of which waits for the device
-NOISE, UPDATE, TIME = range(3)  # streams of random numbers; UPDATE is ScoreTrainer's
+NOISE, UPDATE, TIME, POSTERIOR, REPLAY = range(5)  # streams of random numbers; UPDATE is ScoreTrainer's
 
 
 class VSDGuidance(pl.Callback):
@@ -62,6 +63,8 @@ class VSDGuidance(pl.Callback):
         factor: Of this guidance in the sum of a stage's guidances.
         name: Tells guidances of the same kind and prompt apart.
         savings: What a step saves in time and memory.
+        encode_sample: Whether a render's latents are drawn from the autoencoder's posterior, as in ProlificDreamer's
+            code, else its mode is taken.
 
     Raises:
         InputError: An option is out of range, the model does not load, or the stage cannot be guided.
@@ -90,6 +93,7 @@ class VSDGuidance(pl.Callback):
         factor: float = 1.0,
         name: str = "",
         savings: Savings | None = None,
+        encode_sample: bool = False,
     ):
         if perp_neg and views is None:
             raise InputError(f"guidance.perp_neg: {perp_neg:g} without views; set guidance.views, or perp_neg to 0")
@@ -100,6 +104,7 @@ class VSDGuidance(pl.Callback):
         self.model, self.dtype, self.nan_limit, self.seed = model, DTYPES[dtype], nan_limit, seed
         self.timesteps, self.kind, self.perp_neg, self.factor, self.name = timesteps, kind, perp_neg, factor, name
         self.score, self.savings = score or ScoreSettings(), savings or Savings()
+        self.encode_sample = encode_sample
         self.options = {
             "kind": kind,
             "scale": scale,
@@ -113,6 +118,7 @@ class VSDGuidance(pl.Callback):
         }
         self.core: ScoreDistillation | None = None
         self.trainer: ScoreTrainer | None = None
+        self.replay = Replay(self.score.replay) if self.score.replay else None
         self.calls = 0
         self._restored: dict | None = None
 
@@ -227,9 +233,11 @@ class VSDGuidance(pl.Callback):
         self.calls += 1
         warm = self.trainer is not None and bool((steps < self.score.warm_start).all())
         full = self.savings.full_encoder(steps)
+        posterior = self._draws(POSTERIOR, prior.device) if self.encode_sample else None
+        kind = "sds" if warm else None
         with self._fits():
             loss = self.core.loss(
-                images, self.conditions(view), t, eps, kind="sds" if warm else None, full_encoder=full
+                images, self.conditions(view), t, eps, kind=kind, full_encoder=full, posterior=posterior
             )
         self._cameras = view.cameras
         return self.factor * loss
@@ -244,12 +252,19 @@ class VSDGuidance(pl.Callback):
         return F.interpolate(images, (target, target), mode="bilinear", antialias=size > target)
 
     def update_score(self) -> Tensor | None:
-        """K steps of phi on the latents of the last particle step; the last loss, or None where there is no phi."""
+        """K steps of phi on the latents of the last particle step; the last loss, or None where none was made."""
         if self.trainer is None or self.core.latents is None:
             return None
-        plain = self._plain.repeat(len(self.core.latents))
+        latents, cameras = self.core.latents, self._cameras
+        if self.replay is not None:
+            self.replay.add(latents, cameras)
+        if self.calls % self.score.every:
+            self.core.take_forward()  # which would keep its graph
+            return None
+        if self.replay is not None:
+            latents, cameras = self.replay.draw(len(latents), self._draws(REPLAY, latents.device))
         with self._fits():
-            return self.trainer.update(self.core.latents, plain, self._cameras, self.core.take_forward())
+            return self.trainer.update(latents, self._plain.repeat(len(latents)), cameras, self.core.take_forward())
 
     @contextmanager
     def _fits(self) -> Iterator[None]:
@@ -303,6 +318,8 @@ class VSDGuidance(pl.Callback):
         if self.core is None:
             return {}
         state = {"calls": self.calls, "skipped": int(self.core.skipped)}
+        if self.replay is not None:
+            state["replay"] = self.replay.state_dict()
         return state if self.trainer is None else state | {"score": self.trainer.state_dict()}
 
     @override
@@ -313,6 +330,8 @@ class VSDGuidance(pl.Callback):
             return
         self.calls = state_dict["calls"]
         self.core.skipped.fill_(state_dict["skipped"])
+        if self.replay is not None:
+            self.replay.load_state_dict(state_dict.get("replay", {}), self.core.prior.device)
         if self.trainer is not None:
             if "score" not in state_dict:
                 raise InputError(

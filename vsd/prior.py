@@ -222,12 +222,13 @@ class DiffusionPrior:
         """T, the length of the noise schedule."""
         return len(self.alphabar)
 
-    def encode(self, images: Tensor, full: bool = False) -> Tensor:
-        """Latents x_0 of images, with a graph; of an encoder with a posterior its mode.
+    def encode(self, images: Tensor, full: bool = False, posterior: torch.Generator | None = None) -> Tensor:
+        """Latents x_0 of images, with a graph; of an encoder with a posterior its mode, or a sample.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
             full: Whether the pipeline's own autoencoder encodes, even where there is another encoder.
+            posterior: Draws the sample, on the prior's device; None for the mode.
 
         Returns:
             (B, C, H / factor, W / factor), float32.
@@ -235,7 +236,10 @@ class DiffusionPrior:
         encoder = self.vae if full else self.encoder
         out = encoder.encode(images.to(self.dtype))
         # AutoencoderKL gives a posterior, AutoencoderTiny latents.
-        latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
+        if not hasattr(out, "latent_dist"):
+            latents = out.latents
+        else:
+            latents = out.latent_dist.mode() if posterior is None else out.latent_dist.sample(posterior)
         return latents.float() * encoder.config.scaling_factor
 
     def is_latent(self, images: Tensor) -> bool:

@@ -117,6 +117,7 @@ class ScoreDistillation:
         generator: torch.Generator | None = None,
         kind: Kind | None = None,
         full_encoder: bool = False,
+        posterior: torch.Generator | None = None,
     ) -> Tensor:
         """The loss whose gradient moves what has rendered the images.
 
@@ -131,11 +132,15 @@ class ScoreDistillation:
             generator: Draws t and eps, on the prior's device.
             kind: Another one than this distillation's own.
             full_encoder: Whether the pipeline's own autoencoder encodes, where the prior has another encoder.
+            posterior: Draws the latents of images from the encoder's posterior, on the prior's device; None for its
+                mode.
 
         Returns:
             A scalar, or (B,) for the reduction "none".
         """
-        x_0 = images.float() if self.prior.is_latent(images) else self.prior.encode(images, full_encoder)
+        x_0 = images.float()
+        if not self.prior.is_latent(images):
+            x_0 = self.prior.encode(images, full_encoder, posterior)
         self.latents = x_0.detach()
         if t is None:
             ends = int(LOW * self.prior.steps), int(HIGH * self.prior.steps)

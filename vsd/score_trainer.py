@@ -18,7 +18,8 @@ class ScoreSettings:
     """How phi is built, trained and used.
 
     Args:
-        updates: K, steps of phi per particle step, >= 1.
+        updates: K, steps of phi per update, >= 1.
+        every: Particle steps from one update of phi to the next, >= 1 (K2 in ProlificDreamer's code).
         lr: AdamW's learning rate, > 0.
         betas: AdamW's.
         weight_decay: AdamW's.
@@ -36,11 +37,14 @@ class ScoreSettings:
             eps; >= 0.
         phi_mix: Fraction of eps_phi in the mixture of eps and eps_phi that takes the place of eps_phi after the warm
             start, in [0, 1]; 1 is VSD as published, 0 is SDS.
+        replay: Latents of past renders from which each update learns a random choice, once as many have been kept; 0
+            for those of the last step alone. The first rank's are in the checkpoint.
 
     Source: ProlificDreamer's code for the defaults (AdamW with 1e-4, rank 4, K = 1, 500 warm-up steps, dropout 0.1).
     """
 
     updates: int = 1
+    every: int = 1
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -54,12 +58,18 @@ class ScoreSettings:
     shared_forward: bool = False
     warm_start: int = 0
     phi_mix: float = 1.0
+    replay: int = 0
 
     def __post_init__(self):
-        if self.updates < 1:
-            raise InputError(f"guidance.score.updates: {self.updates}; K must be at least 1")
+        for name in ("updates", "every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"guidance.score.{name}: {getattr(self, name)}; it must be at least 1")
         if self.warm_start < 0:
             raise InputError(f"guidance.score.warm_start: {self.warm_start}; it counts particle steps, 0 for none")
+        if self.replay < 0:
+            raise InputError(f"guidance.score.replay: {self.replay}; it counts latents, 0 for none")
+        if self.replay and self.shared_forward:
+            raise InputError("guidance.score.replay: a shared forward learns from the last step; set one of them only")
         for name in ("camera_dropout", "phi_mix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"guidance.score.{name}: {getattr(self, name)} is not in [0, 1]")

@@ -94,6 +94,28 @@ def test_the_orbit_starts_at_the_front_and_goes_round_once():
     assert frames[0].camera_to_world[0, 0, 3] > 0, "the front faces +x"
 
 
+def test_a_half_cubes_directions_are_the_authors():
+    """Points of a half cube, uniform and normalised, against the same by rejection-free quadrature over a lattice."""
+    cameras = CameraDistribution(sphere_share=1.0, half_cube=True, distance=(1.2, 1.2))
+    found = cameras.sample(20_000, 4, np.random.default_rng(0))
+    side = (np.arange(60) + 0.5) / 60
+    x, y, z = np.meshgrid(2 * side - 1, 2 * side - 1, side, indexing="ij")
+    elevation = np.rad2deg(np.arcsin(z / np.sqrt(x**2 + y**2 + z**2)))
+    for q in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert np.quantile(found.elevation.numpy(), q) == pytest.approx(np.quantile(elevation, q), abs=1.5)
+    corner = np.abs(np.abs(found.azimuth.numpy()) % 90 - 45) < 15  # more than a third: the cube reaches further there
+    assert corner.mean() == pytest.approx((np.abs(np.rad2deg(np.arctan2(y, x)) % 90 - 45) < 15).mean(), abs=0.015)
+    place = found.camera_to_world[:, :3, 3]
+    torch.testing.assert_close(place[:, 2] / 1.2, torch.deg2rad(found.elevation).sin(), atol=1e-4, rtol=1e-4)
+
+
+def test_cameras_of_a_scene_stand_inside_it():
+    with pytest.raises(InputError, match="lower data.cameras.object_radius"):
+        CameraDistribution(distance=(0.1, 2.3))
+    found = CameraDistribution(distance=(0.1, 2.3), object_radius=0.0).sample(200, 4, np.random.default_rng(0))
+    assert found.distance.min() < 0.3 and found.distance.max() > 2.1
+
+
 @pytest.mark.parametrize("name", ["paper", "threestudio"])
 def test_the_shipped_distributions_are_valid(name):
     arguments = yaml.safe_load((ROOT / "configs" / "cameras" / f"{name}.yaml").read_text())["data"]["init_args"]

@@ -1,11 +1,12 @@
 """The geometry stage through the command: what it starts from, what its losses do, resuming, and bad input."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
-from small_runs import GEOMETRY, ROOT, assert_same_end, fit_after, resume
+from small_runs import GEOMETRY, ROOT, UNSEEN, assert_same_end, fit_after, resume
 
 from lightning_modules.cli import main, run
 from lightning_modules.handover import load_meshes, load_nerfs
@@ -99,6 +100,44 @@ def test_the_opacity_holds_a_surface_that_has_shrunk(whole, elsewhere):
         error().backward()
         optimizer.step()
     assert error().item() - fitting < 0.5 * (before - fitting)
+
+
+def test_backgrounds_are_learned_until_a_step_and_then_plain_in_a_fraction(whole, elsewhere):
+    options = ["--model.random_background=0.5", "--model.random_background_from=1", "--model.plain_background=0.25"]
+    folder = elsewhere / "run"
+    command = fit_after("geometry", whole, f"--trainer.default_root_dir={folder}", *options, UNSEEN, steps=1)
+    stage, batch = command.model, next(iter(command.datamodule.train_dataloader()))
+    out, learned = stage.render(0, batch), stage.nerfs[0].background
+    views = 200
+    first = (side[:1].expand(views, -1, -1, -1) for side in (out.coverage, out.directions))
+    many = replace(out, **dict(zip(("coverage", "directions"), first, strict=True)))
+    expected = learned(out.directions[0])
+    before, after = (stage.behind(0, many, step, torch.Generator().manual_seed(0)) for step in (0, 1))
+    torch.testing.assert_close(before, expected.expand(views, -1, -1, -1))
+    plain = (after == 0.25).all(-1).all(-1).all(-1)  # (views,)
+    assert plain.float().mean().item() == pytest.approx(0.5, abs=0.12)
+    torch.testing.assert_close(after[~plain], expected.expand(int((~plain).sum()), -1, -1, -1))
+    assert not after.requires_grad, "the NeRF's background stays as it is"
+
+
+def test_the_plain_colours_of_a_view_are_random_by_default(whole, elsewhere):
+    command = fit_after("geometry", whole, f"--trainer.default_root_dir={elsewhere / 'run'}", UNSEEN, steps=1)
+    out = command.model.render(0, next(iter(command.datamodule.train_dataloader())))
+    colours = command.model.behind(0, out, 0, torch.Generator().manual_seed(3))
+    expected = torch.rand(len(out.coverage), 1, 1, 3, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(colours, expected)
+
+
+def test_vertex_consistency_is_the_mean_over_edges(whole, elsewhere):
+    none = "--model.losses={consistency: 0, laplacian: 0, opacity: 0, vertex_consistency: 3}"
+    command = fit_after("geometry", whole, f"--trainer.default_root_dir={elsewhere / 'run'}", none, UNSEEN, steps=1)
+    mesh = command.model.extract(0)
+    normals, terms = mesh.vertex_normals(), {}
+    for face in mesh.faces.tolist():
+        for i, j in zip(face, face[1:] + face[:1], strict=True):
+            terms[min(i, j), max(i, j)] = 1 - torch.dot(normals[i], normals[j]).item()
+    found = command.model.penalty(0, mesh, None, None)
+    assert found.item() == pytest.approx(3 * sum(terms.values()) / len(terms), rel=1e-3)
 
 
 def refused(capsys, *arguments):

@@ -12,7 +12,8 @@ from datamodules.random_cameras import CameraDistribution, Milestone, RandomCame
 from lightning_modules.cli import Command, OneLineParser
 from lightning_modules.geometry import GeometryStage, SurfaceLosses
 from lightning_modules.image import ImageStage
-from lightning_modules.nerf import FieldSettings, NerfStage, Regularisers
+from lightning_modules.nerf import FieldSettings, NerfStage
+from lightning_modules.regularisers import Regularisers
 from lightning_modules.run.checkpoints import LastCheckpoint
 from lightning_modules.run.loggers import MetricsFile
 from lightning_modules.run.progress import StepLines

@@ -1,13 +1,19 @@
+from dataclasses import replace
+
 import imageio.v3 as iio
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from small_runs import ROOT, UNSEEN
 
 from common.errors import InputError
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
-from lightning_modules.cli import silence
-from lightning_modules.nerf import FieldSettings, NerfStage, Regularisers
+from lightning_modules.cli import run, silence
+from lightning_modules.nerf import FieldSettings, NerfParticle, NerfStage
+from lightning_modules.regularisers import Regularisers
+from scene.cameras import turntable
 from vsd.guidance import VSDGuidance
 from vsd.score_trainer import ScoreSettings
 from vsd.timesteps import Timesteps
@@ -99,13 +105,75 @@ def test_a_stage_without_guidance_names_the_key(tmp_path):
         trainer(tmp_path, 1).fit(stage(), cameras())
 
 
-def test_regularisers_prefer_empty_or_opaque():
-    model = stage(losses=Regularisers(opaque=1.0, opaque_from=0, entropy=1.0))
+def test_the_grid_is_that_of_the_settings():
+    grid = NerfParticle(FieldSettings(hidden=0, finest=2048, interpolation="smoothstep", padded=True)).field.encoding
+    assert (grid.params.numel(), grid.interpolation, grid.levels[-1].resolution) == (12_239_728, "smoothstep", 2049)
+    usual = NerfParticle(FieldSettings()).field.encoding
+    assert (usual.params.numel(), usual.interpolation, usual.levels[-1].resolution) == (12_599_920, "linear", 4096)
 
-    class Out:
-        def __init__(self, value):
-            self.opacity, self.weights = torch.full((4, 1), value), torch.full((6,), value)
 
-    half, full, none = (model.penalty(Out(v), 5) for v in (0.5, 1.0, 0.0))
-    assert half.item() == pytest.approx(0.6931 + 1, abs=1e-3), "one half: ln 2 nats of opacity, 1 bit of weights"
-    assert full < 0.01 and none < 0.01
+def test_training_adds_noise_to_the_density_before_its_activation(monkeypatch):
+    settings = replace(SMALL, density_noise=2.0)
+    model, particle = stage(field=settings), NerfParticle(settings)
+    views, points, seen = turntable(1, 10.0, 2.3, 40.0).cameras(8), torch.zeros(4000, 3), []
+    points[:, 0] = torch.linspace(0.3, 0.6, 4000)
+    monkeypatch.setattr(particle.renderer, "forward", lambda field, *_: seen.append(field))
+    model.render(particle, views, torch.Generator().manual_seed(5))
+    model.render(particle, views)
+    noisy, calm = (field(points) for field in seen)
+    assert torch.equal(noisy[1], calm[1]), "the colours have none"
+    noise = [density.double().expm1().log() for density in (noisy[0], calm[0])]  # softplus undone
+    noise = noise[0] - noise[1]
+    assert noise.mean().item() == pytest.approx(0, abs=0.15) and noise.std().item() == pytest.approx(2, abs=0.1)
+    draws = torch.Generator().manual_seed(5)
+    torch.rand(64, generator=draws)  # the rays' shifts come first
+    expected = 2 * torch.randn(4000, generator=draws)
+    torch.testing.assert_close(noise.float(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_plain_backgrounds_begin_at_their_step():
+    model = stage(random_background=0.5, random_background_from=3)
+    directions = torch.nn.functional.normalize(torch.randn(400 * 4, 3), dim=1)
+    learned = lambda d: 0.5 * (d + 1)  # noqa: E731
+
+    def plain_views(step):
+        colours = model.background_colors(learned, directions, 400, torch.Generator().manual_seed(0), step)
+        return (colours.view(400, 4, 3) == colours.view(400, 4, 3)[:, :1]).all((1, 2)), colours
+
+    plain, colours = plain_views(2)
+    assert not plain.any() and torch.equal(colours, learned(directions))
+    plain, colours = plain_views(3)
+    assert plain.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(colours.view(400, 4, 3)[~plain], learned(directions).view(400, 4, 3)[~plain])
+
+
+def test_weight_decay_shrinks_what_has_no_gradient(untrained_prior, tmp_path):
+    model, run = stage(weight_decay=0.5, lr_network=0.1, random_background=1.0), trainer(tmp_path, 1, untrained_prior)
+    start = Start()
+    run.callbacks.append(start)
+    run.fit(model, cameras())
+    name = "particles.0.background.network.0.weight"  # the plain colours hide it; learning rate 0.001
+    torch.testing.assert_close(model.state_dict()[name], start.state[name] * (1 - 0.001 * 0.5))
+    with pytest.raises(InputError, match="model.weight_decay: -1 is negative"):
+        trainer(tmp_path, 1, untrained_prior).fit(stage(weight_decay=-1.0), cameras())
+
+
+@pytest.mark.parametrize("wrong", [{"hidden": -1}, {"finest": 8}, {"density_noise": -1.0}])
+def test_impossible_field_settings_are_named(wrong):
+    with pytest.raises(InputError, match=f"model.field.{next(iter(wrong))}: "):
+        FieldSettings(**wrong)
+
+
+def test_a_scene_of_the_toybox_through_the_command(tmp_path, monkeypatch):
+    """Two steps of configs/toybox/scene.yaml: cameras inside, no view words, walls in every picture."""
+    monkeypatch.setattr("sys.argv", ["vsd"])
+    options = ["--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", UNSEEN]
+    folder = tmp_path / "run"
+    command = run(["fit", "--config", str(ROOT / "configs" / "toybox" / "scene.yaml"), "--trainer.max_steps=2",
+                   f"--trainer.default_root_dir={folder}", "--trainer.val_check_interval=2", *options])  # fmt: skip
+    (guidance,) = command.model.guidances
+    assert guidance.prompts.of_views() == ["a red mushroom"]
+    with Image.open(folder / "validation" / "particle0-step000002.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape == (4 * 32, 4 * 32, 3) and pixels[:, 3 * 32 :].min() > 250, "opaque all around"
+    assert 30 < pixels[:, 2 * 32 : 3 * 32].mean() < 225, "its walls are neither at the lens nor at infinity"

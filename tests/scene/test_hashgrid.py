@@ -25,6 +25,8 @@ def scalar_reference(grid, point):
             for d in range(3):
                 bit = corner >> d & 1
                 inside = position[d] - base[d]
+                if grid.interpolation == "smoothstep":
+                    inside = 3 * inside**2 - 2 * inside**3
                 weight *= inside if bit else 1 - inside
                 at.append((base[d] + bit) % 2**32)
             if level.resolution**3 <= level.entries:
@@ -48,8 +50,30 @@ def test_the_default_layout_has_the_known_sizes():
     assert [level.hashed for level in levels] == [False] * 5 + [True] * 11
 
 
-def test_features_agree_with_a_scalar_transcription_of_the_layout():
-    grid = HashGrid(**SMALL)
+def test_the_authors_grid_has_its_published_size():
+    """Levels of r + 1 vertices an axis, r = ceil(16 (2048 / 16)^(l / 15)), at most 2^19, in multiples of 8."""
+    entries = [min(2**19, math.ceil((math.ceil(16 * 128 ** (i / 15)) + 1) ** 3 / 8) * 8) for i in range(16)]
+    levels = grid_levels(16, 19, 16, 128 ** (1 / 15), padded=True)
+    assert [level.entries for level in levels] == entries and levels[-1].resolution == 2048 + 1
+    assert 2 * sum(entries) == 12_239_728
+
+
+def test_a_padded_level_never_wraps():
+    """Its first table holds the vertices in a row, the far corner of the cube included."""
+    grid = HashGrid(**SMALL, padded=True)
+    level = grid.levels[0]
+    grid.params.data.copy_(torch.arange(len(grid.params)).float())
+    index = hashgrid.corner_indices(level, hashgrid.cell(level, torch.ones(3, 1))[0]).flatten()
+    x, y, z = torch.meshgrid(*[torch.arange(3, 5)] * 3, indexing="ij")
+    assert sorted(index.tolist()) == sorted((x + 5 * y + 25 * z).flatten().tolist()) and level.resolution == 5
+
+
+KINDS = [("linear", False), ("smoothstep", False), ("linear", True), ("smoothstep", True)]
+
+
+@pytest.mark.parametrize(("interpolation", "padded"), KINDS)
+def test_features_agree_with_a_scalar_transcription_of_the_layout(interpolation, padded):
+    grid = HashGrid(**SMALL, interpolation=interpolation, padded=padded)
     grid.params.data.normal_()
     assert [level.hashed for level in grid.levels] == [False, False, True, True]
     edge = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0.5], [-0.3, 1.2, 0.5], [-0.4, -0.2, 0.05], [0.999, 0.5, 0]])
@@ -58,8 +82,9 @@ def test_features_agree_with_a_scalar_transcription_of_the_layout():
     torch.testing.assert_close(grid(points), expected, atol=2e-6, rtol=1e-5)
 
 
-def test_gradients_are_those_of_finite_differences():
-    grid = HashGrid(**SMALL).double()
+@pytest.mark.parametrize(("interpolation", "padded"), KINDS[:2] + KINDS[3:])
+def test_gradients_are_those_of_finite_differences(interpolation, padded):
+    grid = HashGrid(**SMALL, interpolation=interpolation, padded=padded).double()
     grid.params.data.normal_()
     points = torch.rand(6, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(grid, points, eps=1e-7, atol=1e-5)
@@ -76,6 +101,15 @@ def test_gradients_are_those_of_finite_differences():
             slope = ((grid(fixed) * weight).sum() - before) / 1e-6
             grid.params.data = kept
         assert slope.item() == pytest.approx(grid.params.grad[i].item(), abs=1e-6)
+
+
+def test_smoothstep_is_level_at_the_vertices():
+    grid = HashGrid(1, 1, 9, 4, interpolation="smoothstep").double()
+    grid.params.data.normal_()
+    vertices = (torch.tensor([[1.0, 2, 1], [2, 1, 2]], dtype=torch.float64) - 0.5) / grid.levels[0].scale
+    points = vertices.requires_grad_(True)
+    (slope,) = torch.autograd.grad(grid(points).sum(), points)
+    assert slope.abs().max() < 1e-6 * grid.levels[0].scale
 
 
 def test_many_points_in_one_cell_add_up():
@@ -125,7 +159,8 @@ class Encoding(torch.nn.Module):
         super().__init__()
         assert dimensions == 3 and dtype == torch.float32 and options["otype"] == "HashGrid"
         names = ("n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution", "per_level_scale")
-        self.grid = [HashGrid(*(options[name] for name in names))]  # in a list it is no submodule
+        sizes = (options[name] for name in names)
+        self.grid = [HashGrid(*sizes, options["interpolation"].lower())]  # in a list it is no submodule
         self.params = torch.nn.Parameter(torch.full_like(self.grid[0].params, math.nan))
         Encoding.built += 1
 
@@ -178,7 +213,8 @@ def test_tinycudann_computes_with_the_grids_own_parameters(start):
     start.setattr(Encoding, "built", 0)
     grid, other, wide = HashGrid(**SMALL), HashGrid(**SMALL), HashGrid(**SMALL | {"features": 4, "levels_count": 3})
     points = torch.rand(30, 3)
-    for one in (grid, other, wide, copy.deepcopy(grid)):
+    smooth = HashGrid(**SMALL, interpolation="smoothstep")
+    for one in (grid, other, wide, copy.deepcopy(grid), smooth):
         one.params.data.normal_()
         weights = torch.randn(30, one.width)
         expected = features_and_gradients(one, points, weights)
@@ -186,7 +222,10 @@ def test_tinycudann_computes_with_the_grids_own_parameters(start):
         assert hashgrid.kernels(one.layout).seen == 30, "tinycudann did it"
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
         assert list(one.state_dict()) == ["params"] and [name for name, _ in one.named_modules()] == [""]
-    assert Encoding.built == 2, "grids of one layout share the kernels"
+    assert Encoding.built == 3, "grids of one layout share the kernels"
+    padded = HashGrid(**SMALL, padded=True)
+    assert torch.equal(padded(points.as_subclass(OnCuda)), padded(points)) and Encoding.built == 3
+    assert hashgrid.backend(torch.device("cuda"), padded=True) == "torch (tinycudann knows no padded levels)"
     assert hashgrid.kernels(grid.layout).params.numel() == 0
     grid.load_state_dict(other.state_dict(), assign=True)
     assert torch.equal(grid(points.as_subclass(OnCuda)), other(points))

@@ -31,3 +31,14 @@ def test_a_fields_normals_point_out_of_the_blob():
     points = torch.nn.functional.normalize(torch.randn(30, 3), dim=1) * 0.4
     normals = RadianceField(DenseGrid()).normals(points)
     torch.testing.assert_close(normals, torch.nn.functional.normalize(points, dim=1), atol=0.05, rtol=0)
+
+
+def test_a_linear_decoder_and_noise_before_the_activation():
+    field, points, noise = RadianceField(DenseGrid(), hidden=0), torch.rand(20, 3) - 0.5, torch.randn(20)
+    assert [tuple(p.shape) for p in field.network.parameters()] == [(4, 16), (4,)]
+    raw = field.encoding(points / 2 + 0.5) @ field.network[0].weight.T + field.network[0].bias
+    density, albedo = field(points, noise)
+    blob = 10 * (1 - points.norm(dim=1) / 0.5)
+    torch.testing.assert_close(density, torch.log1p(torch.exp(raw[:, 0] + noise + blob)))
+    torch.testing.assert_close(albedo, 1 / (1 + torch.exp(-raw[:, 1:])))
+    torch.testing.assert_close(field.density(points), torch.log1p(torch.exp(raw[:, 0] + blob)))

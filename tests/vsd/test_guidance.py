@@ -155,3 +155,42 @@ def test_samples_are_the_pipelines_own(untrained_prior):
     words = ["a red car, front view"] * 2
     theirs = pipeline(words, guidance_scale=3.0, generator=draws, output_type="pt").images
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_latents_are_drawn_from_the_posterior_where_asked(untrained_prior):
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    where = View(torch.zeros(2, 4, 4), torch.zeros(2), torch.zeros(2))
+
+    def latents(**more):
+        callback = guidance(untrained_prior, kind="sds", **more)
+        callback.setup(trainer(), Stage(), "fit")
+        seen = []
+        for _ in range(2):
+            callback.particle_loss(images, where, torch.zeros(2, dtype=torch.long))
+            seen.append(callback.core.latents)
+        return seen, callback.core.prior
+
+    (mode, again), prior = latents()
+    assert torch.equal(mode, again)
+    (one, two), _ = latents(encode_sample=True)
+    (same, _), _ = latents(encode_sample=True)
+    assert torch.equal(one, same) and not torch.equal(one, two), "a function of (seed, rank, step)"
+    deviation = prior.vae.encode(images).latent_dist.std * prior.vae.config.scaling_factor
+    noise = torch.cat([one - mode, two - mode]) / deviation.repeat(2, 1, 1, 1)
+    assert noise.mean().abs() < 0.05 and noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_phi_is_updated_every_so_many_steps(untrained_prior):
+    score = ScoreSettings(every=3, updates=2, shared_forward=True)
+    callback = guidance(untrained_prior, score=score)
+    callback.setup(trainer(), Stage(), "fit")
+    where = View(torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1))
+    made = []
+    for _ in range(6):
+        callback.particle_loss(torch.zeros(1, 8, 16, 16), where, torch.tensor([0]))
+        callback.update_score()
+        made.append(callback.trainer.updates)
+        assert callback.core.take_forward() is None, "no graph is kept"
+    assert made == [0, 0, 2, 2, 2, 4]
+    with pytest.raises(InputError, match="guidance.score.every: 0"):
+        ScoreSettings(every=0)

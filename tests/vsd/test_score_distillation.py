@@ -132,7 +132,7 @@ def test_an_autoencoder_whose_backward_overflows_is_skipped():
     images = torch.zeros(2, 3, 64, 64, requires_grad=True)
     encode = distillation.core.prior.encode
 
-    def overflowing(x, _):
+    def overflowing(x, *_):
         latents = encode(x)
         latents.register_hook(lambda gradient: gradient * float("inf"))
         return latents

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -79,6 +80,8 @@ def run(tmp_path, file, model, *more, name="run"):
     config = yaml.safe_load((CONFIGS / file).read_text())
     for guidance in guidances(config):
         guidance["model"] = str(model)
+        if guidance.get("score", {}).get("model"):
+            guidance["score"]["model"] = str(model.parent / "v")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     main(
         ["fit", "--config", str(tmp_path / "small.yaml"), f"--trainer.default_root_dir={tmp_path / name}",
@@ -93,13 +96,27 @@ SMALL_VIEWS = ["--data.eval_frames=2", "--data.validation_frames=1", "--data.eva
 MILESTONE = "--data.milestones=[{step: 0, resolution: 32, batch_size: 1}]"
 
 
-def test_two_steps_of_all_three_stages(tmp_path, tiny_sd):
-    nerf = run(tmp_path, "nerf.yaml", tiny_sd / "eps", "--model.field.samples=32", *SMALL_VIEWS, MILESTONE, name="nerf")
-    geometry = run(tmp_path, "geometry.yaml", tiny_sd / "eps", f"--model.nerf={nerf}", "--model.resolution=10",
-                   *SMALL_VIEWS, MILESTONE, name="geometry")  # fmt: skip
-    texture = run(tmp_path, "texture.yaml", tiny_sd / "eps", f"--model.nerf={nerf}", f"--model.geometry={geometry}",
-                  "--model.texture_size=128", *SMALL_VIEWS, MILESTONE, name="texture")  # fmt: skip
+@pytest.mark.parametrize("preset", ["", "paper/", "threestudio/"])
+def test_two_steps_of_all_three_stages(tmp_path, tiny_sd, preset):
+    """With tiny networks of random weights and few pixels; everything else is the preset's."""
+    small = [*SMALL_VIEWS, MILESTONE]
+    nerf, geometry = tmp_path / "nerf", tmp_path / "geometry"
+    eps = tiny_sd / "eps"
+    run(tmp_path, f"{preset}nerf.yaml", eps, "--model.field.samples=32", *small, name="nerf")
+    run(tmp_path, f"{preset}geometry.yaml", eps, f"--model.nerf={nerf}", "--model.resolution=10", *small,
+        name="geometry")  # fmt: skip
+    texture = run(tmp_path, f"{preset}texture.yaml", eps, f"--model.nerf={nerf}", f"--model.geometry={geometry}",
+                  "--model.texture_size=128", *small, name="texture")  # fmt: skip
     assert (texture / "mesh-particle0.glb").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("scene", ["threestudio/scene", "object-in-scene"])
+def test_two_steps_of_a_scene(tmp_path, tiny_sd, scene):
+    folder = run(tmp_path, f"{scene}.yaml", tiny_sd / "eps", "--model.field.samples=64", *SMALL_VIEWS, MILESTONE)
+    (picture,) = (folder / "validation").glob("*.png")
+    with Image.open(picture) as image:
+        opacity = np.asarray(image.convert("L"))[:, 48:]
+    assert opacity.min() > 250, "walls all around"
 
 
 def test_two_steps_of_the_nerf_stage(tmp_path, tiny_sd):
