@@ -55,7 +55,7 @@ def quick(monkeypatch):
     """Judges that know nothing, few instances, few samples."""
     monkeypatch.setattr(sys, "argv", ["score"])
     judges = Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
-    monkeypatch.setattr(score, "load_judges", lambda: judges)
+    monkeypatch.setattr(score, "load_judges", lambda name: judges)
     monkeypatch.setattr(measures.truth_for, "__defaults__", (3, 0))
     monkeypatch.setattr(score, "OTHERS", 2)
     monkeypatch.setattr(score, "prior_samples", partial(prior_samples, count=2, steps=2))
