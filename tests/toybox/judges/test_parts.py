@@ -106,7 +106,7 @@ def test_training_is_deterministic_and_learns(trees):
 
 
 def test_calibration_standardises_features_and_sets_thresholds(trees):
-    judge = train_parts_judge(*trees, 30)
+    judge = train_parts_judge(*trees, 120)
     calibrate(judge, *trees)
     trunk, threshold = PARTS.index("trunk"), judge.network.threshold
     assert torch.isfinite(threshold[[BODY, trunk]]).all() and threshold[PARTS.index("beak")] == float("inf")
@@ -115,7 +115,7 @@ def test_calibration_standardises_features_and_sets_thresholds(trees):
     features = judge.features(images)
     assert features.mean(0).abs().mean() < 0.5 and 0.5 < features.std(0).mean() < 2
     accuracy = held_out_accuracy(judge, *trees)
-    assert list(accuracy) == ["trunk"] and accuracy["trunk"].recall > accuracy["trunk"].false_alarms
+    assert list(accuracy) == ["trunk"] and accuracy["trunk"].recall > accuracy["trunk"].false_alarms + 0.3
 
 
 def test_accuracy_counts_pictures_that_show_a_part_and_those_without():
