@@ -3,7 +3,7 @@
 | measure        | asks                                          | aim      | fault that it is meant for            |
 |----------------|-----------------------------------------------|----------|---------------------------------------|
 | part_recall    | are the parts there that the truth shows      | 1        | a part that is missing                |
-| false_parts    | parts per view where the truth shows none     | 0        | parts in wrong places, of other kinds |
+| false_parts    | parts per view where the truth shows none     | 0        | parts in wrong places                 |
 | janus          | wrong views in which the front's parts show   | 0        | two fronts                            |
 | wrong_views    | views that look like another sector           | 0        | left and right exchanged              |
 | sharpness      | gradient in the object over the truth's       | 1        | blur (below 1), noise (above 1)       |
@@ -29,31 +29,40 @@ from evaluation.truth_distance import INSTANCES as NEAREST_OF
 from evaluation.truth_distance import VIEWS as LOOK_VIEWS
 from evaluation.truth_distance import Look, nearest, scale, true_looks
 from scene.cameras import Orbit
-from toybox.judges.parts import TRAIN, PartsJudge, parts_judge
+from toybox.judges.parts import PartsJudge, parts_judge
 from toybox.judges.views import ViewClassifier, cached_view_classifier
 from toybox.world.captions import VIEWS
 from toybox.world.objects import WITH_FRONT
 from toybox.world.renders import load_renders
 
-VIEW_STEPS = 900  # of the view judge's training
+VIEW_TRAIN = 12288  # renders that the view judge is trained on
+VIEW_STEPS = 900  # of its training
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks, trained on truth alone, that measures ask.
+    """The networks, trained on truth alone, that the measures of an object ask.
 
     Args:
-        parts: Finds parts, and gives features.
-        views: Tells azimuth sectors of objects with a front.
+        parts: Finds its parts, and gives features.
+        views: Tells azimuth sectors; None for an object without a front.
     """
 
     parts: PartsJudge
-    views: ViewClassifier
+    views: ViewClassifier | None
 
 
-def load_judges() -> Judges:
-    """The judges from the cache folder, or new ones, put there; some minutes the first time."""
-    return Judges(parts_judge(), cached_view_classifier(load_renders(TRAIN), VIEW_STEPS))
+def load_judges(name: str) -> Judges:
+    """The judges of an object from the cache folder, or new ones, put there; some minutes the first time.
+
+    Args:
+        name: A key of OBJECTS.
+
+    Returns:
+        The judges.
+    """
+    fronted = name in WITH_FRONT
+    return Judges(parts_judge(name), cached_view_classifier(load_renders(VIEW_TRAIN), VIEW_STEPS) if fronted else None)
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ class Yardstick:
             In [0, 1]; None for an object without a front, and for cameras from overhead.
         """
         sector = VIEWS.index(self.cameras.azimuth, self.cameras.elevation)  # (V,)
-        if self.name not in WITH_FRONT or (sector >= len(VIEWS.sectors)).any():
+        if self.judges.views is None or (sector >= len(VIEWS.sectors)).any():
             return None
         seen = self.judges.views(pictures.network_images()).argmax(1).unflatten(0, pictures.rgb.shape[:2])
         return float((seen != sector).float().mean())

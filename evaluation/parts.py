@@ -1,7 +1,7 @@
 """Parts that are found and should be, parts that are found and should not be, and second faces (Janus).
 
-What the judge of parts (`toybox.judges.parts`) finds in each view is held against what true instances show from there.
-Shapes: N objects, V views, P parts.
+What the judge of an object's parts (`toybox.judges.parts`) finds in each view is held against what true instances show
+from there. Shapes: N objects, V views, P parts.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def part_recall(found: Tensor, shown: Shown) -> float | None:
 
 
 def false_parts(found: Tensor, shown: Shown) -> float:
-    """How many parts per view are found of which the truth shows nothing there, parts of other objects included.
+    """How many parts per view are found of which the truth shows nothing there.
 
     Args:
         found: (N, V, P) bool.

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch import Tensor
 
 from common.cache import cache_folder
@@ -76,11 +77,20 @@ def with_found_masks(rgb: Tensor) -> Pictures:
         rgb: (N, V, 3, S, S).
 
     Returns:
-        The set.
+        The set; a mask is the largest connected region unlike the background, with its holes.
     """
     background = background_of(2 * rgb.flatten(0, 1) - 1).unflatten(0, rgb.shape[:2])
-    mask = (rgb - background[..., None, None]).abs().amax(2) > VISIBLE
-    return Pictures(rgb, mask, background)
+    unlike = (rgb - background[..., None, None]).abs().amax(2) > VISIBLE
+    masks = [_largest_region(mask) for mask in unlike.flatten(0, 1).numpy()]
+    return Pictures(rgb, torch.from_numpy(np.stack(masks)).view(unlike.shape), background)
+
+
+def _largest_region(mask: np.ndarray) -> np.ndarray:
+    """The largest connected region of a mask (S, S), its holes filled."""
+    regions, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    return ndimage.binary_fill_holes(regions == 1 + np.bincount(regions.ravel())[1:].argmax())
 
 
 @dataclass(frozen=True)

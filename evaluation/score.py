@@ -95,7 +95,6 @@ def score_toybox(results: list[Result], as_json: bool) -> None:
         results: What the runs have made.
         as_json: Print objects, not the table.
     """
-    judges = load_judges()
     measured: dict[tuple, tuple[Yardstick, dict]] = {}  # what runs of the same prompt, prior and cameras share
     if not as_json:
         print_head()
@@ -103,7 +102,7 @@ def score_toybox(results: list[Result], as_json: bool) -> None:
         name, colour, _ = parse_prompt(result.prompt)
         key = (name, colour, result.prior, *(tuple(x.tolist()) for x in vars(result.cameras).values()))
         if key not in measured:
-            yardstick = Yardstick(name, colour, result.cameras, judges)
+            yardstick = Yardstick(name, colour, result.cameras, load_judges(name))
             measured[key] = yardstick, references(result, yardstick)
         yardstick, rows = measured[key]
         mine = yardstick.measure(result.pictures, whole_looks=len(result.cameras) > 1)

@@ -1,6 +1,5 @@
 """Every fault is caught by the measure that is meant for it, with judges trained on one object."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -9,34 +8,22 @@ from evaluation import truth_distance as td
 from evaluation.faults import CAUGHT, cases, sets, two_fronts
 from evaluation.measures import COLUMNS, Judges
 from evaluation.pictures import Pictures, look_cameras, white
-from toybox.judges.parts import train_parts_judge
+from toybox.judges.parts import calibrate, train_parts_judge
 from toybox.judges.views import train_view_classifier
-from toybox.world.builder import BODY, PARTS
-from toybox.world.objects import COLOURS, OBJECTS, build, stack, without
-from toybox.world.render import render
+from toybox.world.incomplete import incomplete_renders
 from toybox.world.renders import CameraRanges, Renders
 
-COUNT = 480  # renders of the object
-
 
 @pytest.fixture(scope="module")
-def ducks():
-    """Renders of yellow ducks that lack random parts, and their part maps."""
-    cameras = CameraRanges(elevation=(5.0, 25.0), high=0.0).sample(COUNT, np.random.default_rng(0))
-    rows = torch.arange(COUNT).split(32)
-    missing = torch.rand(COUNT, len(PARTS), generator=torch.Generator().manual_seed(0)) < 0.3
-    missing[:, : BODY + 1] = False
-    solids = [without(stack([build("duck", "yellow", int(i)) for i in index]), missing[index]) for index in rows]
-    made = [render(one, cameras[index]) for one, index in zip(solids, rows, strict=True)]
-    rgba = torch.cat([torch.cat([m.rgb, m.alpha], -1) for m in made]).permute(0, 3, 1, 2)
-    name, colour = list(OBJECTS).index("duck"), list(COLOURS).index("yellow")
-    renders = Renders((255 * rgba).round().byte(), torch.full((COUNT,), name), torch.full((COUNT,), colour), cameras)
-    return renders, torch.cat([m.parts for m in made]).byte()
-
-
-@pytest.fixture(scope="module")
-def judges(ducks):
-    return Judges(train_parts_judge(*ducks, steps=180), train_view_classifier(ducks[0], steps=80))
+def judges():
+    """Judges of yellow ducks from about the height of a look, which a minute of training tells from others."""
+    cameras = CameraRanges((2.2, 2.4), (38.0, 42.0), (5.0, 25.0), high=0.0)
+    ducks, parts = incomplete_renders("duck", 512, colours=("yellow",), cameras=cameras)
+    cut = Renders(ducks.rgba[:384], ducks.name[:384], ducks.colour[:384], ducks.cameras[torch.arange(384)])
+    rest = Renders(ducks.rgba[384:], ducks.name[384:], ducks.colour[384:], ducks.cameras[torch.arange(384, 512)])
+    parts_judge = train_parts_judge(cut, parts[:384], steps=350)
+    calibrate(parts_judge, rest, parts[384:])
+    return Judges(parts_judge, train_view_classifier(ducks, steps=100))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +58,7 @@ def test_the_l1_score_is_blind_to_blur(ducks_with_faults):
 def test_faults_are_what_their_names_say():
     made = sets("duck", "yellow", "beak", look_cameras(8, 2.3, 40.0), 2)
     assert set(made) == {"none", *CAUGHT}
-    changed = (made["a part dropped"].rgb != made["none"].rgb).any(2)
+    changed = ((made["a part dropped"].rgb - made["none"].rgb).abs() > 0.05).any(2)
     assert changed[:, 0].flatten(1).any(1).all() and not changed[:, 4].any(), "beaks are seen in front alone"
     assert torch.equal(made["left and right exchanged"].rgb[:, 0].flip(-1), made["none"].rgb[:, 0])
     copies = made["one object copied"].rgb

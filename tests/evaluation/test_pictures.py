@@ -12,6 +12,8 @@ def test_masks_and_backgrounds_are_found_by_colour():
     rgb = torch.full((2, 3, 3, 16, 16), 0.3)
     rgb[1] = 0.8
     rgb[..., 4:9, 5:11] = torch.rand(2, 3, 3, 5, 6) * 0.1 + 0.5
+    rgb[0, ..., 6, 7] = 0.3  # a hole in the colour of the background
+    rgb[0, ..., 14, 1] = 1.0  # a speck
     found = with_found_masks(rgb)
     assert torch.allclose(found.background[0], torch.tensor(0.3)) and torch.allclose(
         found.background[1], torch.tensor(0.8)
@@ -19,6 +21,7 @@ def test_masks_and_backgrounds_are_found_by_colour():
     assert found.mask[..., 4:9, 5:11].all() and found.mask.sum() == 6 * 30
     cut = found.over_white()
     assert torch.equal(cut[..., 4:9, 5:11], rgb[..., 4:9, 5:11])
+    assert not with_found_masks(torch.full((1, 1, 3, 8, 8), 0.4)).mask.any()
     assert (cut.sum((1, 2, 3, 4)) - rgb[..., 4:9, 5:11].sum((1, 2, 3, 4)) - 9 * (256 - 30)).abs().max() < 1e-2
 
 

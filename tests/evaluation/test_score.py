@@ -52,13 +52,13 @@ def dreamt(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Judges that know nothing, few instances, few samples."""
+    """Judges that know nothing, few instances, few samples; three are the fewest that have a KID in one view."""
     monkeypatch.setattr(sys, "argv", ["score"])
     judges = Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
-    monkeypatch.setattr(score, "load_judges", lambda: judges)
+    monkeypatch.setattr(score, "load_judges", lambda name: judges)
     monkeypatch.setattr(measures.truth_for, "__defaults__", (3, 0))
     monkeypatch.setattr(score, "OTHERS", 2)
-    monkeypatch.setattr(score, "prior_samples", partial(prior_samples, count=2, steps=2))
+    monkeypatch.setattr(score, "prior_samples", partial(prior_samples, count=3, steps=2))
     monkeypatch.setattr(td, "OBJECTS", {name: None for name in ("duck", "table")})
     monkeypatch.setattr(td, "INSTANCES", 2)
     monkeypatch.setattr(measures, "NEAREST_OF", 2)

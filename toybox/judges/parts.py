@@ -1,16 +1,19 @@
-"""A judge of parts: a small convolutional network, trained on true renders alone, that segments pictures into parts.
+"""Judges of parts: small convolutional networks, one per object, trained on its true renders alone.
 
-It sees renders over random plain backgrounds, mirrored, with a little blur, noise and change of contrast, so that it
-looks for parts and not for the renderer; and of instances that lack random parts, so that it does not find an eye where
-an eye should be. Pictures have 64 pixels; the network's output has cells of 2 x 2 pixels, and
-in each the probability p that one of its pixels shows a part. The evidence for a part is the sum of p^2 over all
-pixels, which is near their number where the judge is sure and small where it only suspects. A part counts as found when
-its evidence exceeds a threshold, its own, at which on training renders misses plus FALSE_COST times false alarms are
-fewest.
+A judge segments pictures into the parts of its object. It learns from renders in all colours over random plain
+backgrounds, mirrored, with a little blur, noise and change of contrast, so that it looks for parts and not for the
+renderer; and from instances that lack random parts, so that it does not find an eye where an eye should be. (A single
+judge of all objects needs many times the training for that.)
 
-`python -m toybox.judges.parts` prints its accuracy on held-out truth.
+Pictures have 64 pixels; the network's output has cells of 2 x 2 pixels, and in each the probability p that one of its
+pixels shows a part. The evidence for a part is the sum of p^2 over all pixels, which is near their number where the
+judge is sure and small where it only suspects. A part counts as found when its evidence exceeds a threshold of its own,
+at which misses and false alarms on further true renders are fewest.
+
+`python -m toybox.judges.parts duck` prints a judge's accuracy on held-out truth.
 """
 
+import argparse
 from dataclasses import dataclass
 from statistics import mean
 
@@ -23,15 +26,16 @@ from common.cache import cache_folder
 from common.files import atomic_write
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.world.builder import BODY, PARTS, PARTS_KEY
-from toybox.world.renders import VERSION, Renders, load_incomplete, random_backgrounds
+from toybox.world.incomplete import incomplete_renders
+from toybox.world.objects import OBJECTS
+from toybox.world.renders import VERSION, Renders, random_backgrounds
 
-TRAIN = 12288  # renders that the judge is trained on
-HELD_OUT = 1920  # renders that its accuracy is measured on
-STEPS = 3000  # of training
-REVISION = 4  # raise it when the network or its training changes, so that cached judges are trained anew
+TRAIN = 2048  # renders that a judge is trained on
+CALIBRATION = 512  # further ones, on which thresholds and the scale of features are set
+HELD_OUT = 512  # renders of held-out instances, on which its accuracy is measured
+STEPS = 1500  # of training
+REVISION = 5  # raise it when the network or its training changes, so that cached judges are trained anew
 VISIBLE = 4  # pixels of a part that make it visible in a true picture
-FALSE_COST = 2.0  # of a false alarm over that of a miss
-CALIBRATION = 4096  # renders on which thresholds and the scale of features are set
 
 
 @dataclass(frozen=True)
@@ -168,62 +172,71 @@ def train_parts_judge(renders: Renders, parts: Tensor, steps: int, batch_size: i
         loss.backward()
         optimizer.step()
         schedule.step()
-    judge = PartsJudge(network.eval())
-    _calibrate(judge, renders, parts, rng)
-    return judge
+    return PartsJudge(network.eval())
 
 
-def _calibrate(judge: PartsJudge, renders: Renders, parts: Tensor, rng: np.random.Generator) -> None:
-    """Sets the thresholds, and the mean and standard deviation of the features."""
-    index = torch.arange(min(CALIBRATION, len(renders)))
-    images = disturbed(renders.images(index, random_backgrounds(len(index), rng)), rng)
+def calibrate(judge: PartsJudge, renders: Renders, parts: Tensor, seed: int = 0) -> None:
+    """Sets a judge's thresholds, and the mean and standard deviation of its features.
+
+    Args:
+        judge: A trained judge.
+        renders: N true pictures that it was not trained on.
+        parts: (N, 64, 64) uint8, their part maps.
+        seed: Of the disturbances.
+    """
+    rng = np.random.default_rng(seed)
+    images = disturbed(renders.images(torch.arange(len(renders)), random_backgrounds(len(renders), rng)), rng)
     features = judge.features(images)
     judge.network.feature_mean.copy_(features.mean(0))
     judge.network.feature_std.copy_(features.std(0).clamp(min=1e-3))
-    evidence, pixels = judge.evidence(images), pixels_of_parts(parts[index])
+    evidence, pixels = judge.evidence(images), pixels_of_parts(parts)
     for p in range(len(PARTS)):
-        shown, absent = evidence[pixels[:, p] >= VISIBLE, p], evidence[pixels[:, p] == 0, p]
+        shown, absent = (evidence[rows[:, p], p] for rows in (pixels >= VISIBLE, pixels == 0))
         judge.network.threshold[p] = best_threshold(shown, absent)
 
 
 def best_threshold(shown: Tensor, absent: Tensor) -> float:
-    """The threshold with the fewest misses plus FALSE_COST times false alarms, both as fractions.
+    """The threshold with the fewest misses and false alarms, the sum of their fractions.
 
     Args:
         shown: Evidence of pictures that show the part.
-        absent: Evidence of pictures that do not.
+        absent: Of pictures that do not.
 
     Returns:
-        One that is neither; infinite where no picture shows the part, 0 where all do.
+        One between two of the values; infinite where no picture shows the part.
     """
     if not len(shown):
         return float("inf")
-    if not len(absent):
-        return 0.0
-    shown, absent = shown.sort().values, absent.sort().values
-    edges = torch.cat([shown, absent]).unique()  # ascending
-    candidates = torch.cat([edges[:1] / 2, (edges[1:] + edges[:-1]) / 2])
-    misses = torch.searchsorted(shown, candidates) / len(shown)
-    alarms = 1 - torch.searchsorted(absent, candidates) / len(absent)
-    return float(candidates[(misses + FALSE_COST * alarms).argmin()])
+    edges = torch.cat([torch.zeros(1), shown, absent]).unique()  # ascending
+    candidates = (edges[1:] + edges[:-1]) / 2
+    cost = _below(shown, candidates) - (_below(absent, candidates) if len(absent) else 0)
+    return float(candidates[cost.argmin()])
 
 
-def parts_judge(count: int = TRAIN, steps: int = STEPS) -> PartsJudge:
-    """The judge from the cache folder, or a new one, put there; four minutes of a core at the default size.
+def _below(values: Tensor, candidates: Tensor) -> Tensor:
+    """The fraction of the values below each candidate."""
+    return torch.searchsorted(values.sort().values, candidates) / len(values)
+
+
+def parts_judge(name: str, count: int = TRAIN, steps: int = STEPS) -> PartsJudge:
+    """The judge of an object from the cache folder, or a new one, put there; two to three minutes of a core.
 
     Args:
+        name: A key of OBJECTS.
         count: Training renders.
         steps: Of training.
 
     Returns:
         The judge.
     """
-    path = cache_folder() / f"parts-judge-r{REVISION}-v{VERSION}-{PARTS_KEY}-{count}-{steps}.pt"
+    stem = f"{name.replace(' ', '-')}-r{REVISION}-v{VERSION}-{PARTS_KEY}-{count}-{steps}.pt"
+    path = cache_folder() / "parts-judges" / stem
     if path.exists():
         network = PartsNetwork()
         network.load_state_dict(torch.load(path, weights_only=True))
         return PartsJudge(network.to(memory_format=torch.channels_last).eval())
-    judge = train_parts_judge(*load_incomplete(count), steps)
+    judge = train_parts_judge(*incomplete_renders(name, count), steps)
+    calibrate(judge, *incomplete_renders(name, min(count, CALIBRATION), seed=1))
     with atomic_write(path) as temporary:
         torch.save(judge.network.state_dict(), temporary)
     return judge
@@ -235,7 +248,7 @@ class PartAccuracy:
 
     Args:
         recall: Of the pictures that show the part (at least VISIBLE pixels), the fraction in which it is found.
-        false_alarms: Of the pictures without a pixel of it, the fraction in which it is found.
+        false_alarms: Of the pictures without a pixel of it, missing or hidden, the fraction in which it is found.
         shown: How many pictures show it.
     """
 
@@ -249,37 +262,43 @@ def held_out_accuracy(judge: PartsJudge, renders: Renders, parts: Tensor) -> dic
 
     Args:
         judge: The judge.
-        renders: N held-out pictures.
+        renders: N held-out pictures of its object.
         parts: (N, 64, 64), their part maps.
 
     Returns:
-        By part name, without "nothing" and "body".
+        By name, the parts that at least one picture shows, the body left out.
     """
     rng = np.random.default_rng(1)
-    index = torch.arange(len(renders))
-    found = judge.found(renders.images(index, random_backgrounds(len(renders), rng)))
+    found = judge.found(renders.images(torch.arange(len(renders)), random_backgrounds(len(renders), rng)))
     pixels = pixels_of_parts(parts)
-    shown, absent = pixels >= VISIBLE, pixels == 0
-    return {
-        name: PartAccuracy(
-            float(found[shown[:, p], p].float().mean()),
-            float(found[absent[:, p], p].float().mean()),
-            int(shown[:, p].sum()),
-        )
-        for p, name in enumerate(PARTS)
-        if p > BODY
-    }
+    accuracy = {}
+    for p, name in enumerate(PARTS):
+        shown, absent = pixels[:, p] >= VISIBLE, pixels[:, p] == 0
+        if p > BODY and shown.any():
+            rates = [float(found[rows, p].float().mean()) for rows in (shown, absent)]
+            accuracy[name] = PartAccuracy(*rates, int(shown.sum()))
+    return accuracy
 
 
-def main() -> None:
-    """Prints the judge's recall and false alarms per part on held-out instances, which lack random parts too."""
-    judge = parts_judge()
-    accuracy = held_out_accuracy(judge, *load_incomplete(HELD_OUT, held_out=True))
-    print(f"{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
-    for name, a in accuracy.items():
-        print(f"{name:<14}{a.recall:>8.3f}{a.false_alarms:>14.4f}{a.shown:>8}")
-    means = [mean(getattr(a, key) for a in accuracy.values()) for key in ("recall", "false_alarms")]
-    print(f"{'mean':<14}{means[0]:>8.3f}{means[1]:>14.4f}")
+def main(args: list[str] | None = None) -> None:
+    """Prints the recall and false alarms per part of judges on held-out instances, which lack random parts too.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
+    parser = argparse.ArgumentParser(description=main.__doc__.splitlines()[0])
+    parser.add_argument("objects", nargs="*", metavar="OBJECT", help=f"of {', '.join(OBJECTS)} (default: all)")
+    names = parser.parse_args(args).objects or list(OBJECTS)
+    for name in names:
+        if name not in OBJECTS:
+            parser.error(f"unknown object {name!r}; the toybox has {', '.join(OBJECTS)}")
+    print(f"{'object':<12}{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
+    for name in names:
+        accuracy = held_out_accuracy(parts_judge(name), *incomplete_renders(name, HELD_OUT, held_out=True))
+        for part, a in accuracy.items():
+            print(f"{name:<12}{part:<14}{a.recall:>8.3f}{a.false_alarms:>14.3f}{a.shown:>8}")
+        recall, alarms = (mean(getattr(a, key) for a in accuracy.values()) for key in ("recall", "false_alarms"))
+        print(f"{name:<12}{'mean':<14}{recall:>8.3f}{alarms:>14.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ class PartsNetwork(nn.Module):
         widths: Channels of the levels, the finest first.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
+    def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96)):
         super().__init__()
-        self.first = nn.Sequential(nn.PixelUnshuffle(CELL), _convolution(3 * CELL**2, widths[0]))
+        self.first = nn.Sequential(
+            nn.PixelUnshuffle(CELL), _convolution(3 * CELL**2, widths[0]), _convolution(widths[0], widths[0])
+        )
         self.down = nn.ModuleList(
             nn.Sequential(_convolution(fine, coarse, stride=2), _convolution(coarse, coarse))
             for fine, coarse in zip(widths, widths[1:], strict=False)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from toybox.judges import parts as module
 from toybox.judges.parts import (
-    FALSE_COST,
     PartsJudge,
     best_threshold,
+    calibrate,
     disturbed,
     held_out_accuracy,
     parts_judge,
@@ -18,7 +18,8 @@ from toybox.judges.parts import (
 )
 from toybox.judges.parts_network import PartsNetwork
 from toybox.world.builder import BODY, PARTS
-from toybox.world.renders import load_incomplete
+from toybox.world.incomplete import incomplete_renders
+from toybox.world.renders import random_backgrounds
 
 
 def test_pixels_are_counted_as_a_loop_counts_them():
@@ -35,11 +36,12 @@ def test_the_threshold_costs_no_more_than_any_other(seed):
     shown, absent = torch.rand(40, generator=draw) + 0.5, torch.rand(300, generator=draw)
 
     def cost(threshold):
-        return (shown <= threshold).float().mean() + FALSE_COST * (absent > threshold).float().mean()
+        return (shown <= threshold).float().mean() + (absent > threshold).float().mean()
 
     best = cost(best_threshold(shown, absent))
     assert all(best <= cost(t) + 1e-6 for t in torch.linspace(0, 2, 400))
-    assert best_threshold(shown[:0], absent) == float("inf") and best_threshold(shown, absent[:0]) == 0
+    assert best_threshold(shown[:0], absent) == float("inf")
+    assert best_threshold(shown, absent[:0]) < 0.6
 
 
 def test_disturbances_are_small_and_leave_plain_pictures_plain():
@@ -66,39 +68,57 @@ def test_features_see_no_mirror_but_every_blur():
     judge = PartsJudge(PartsNetwork().eval())
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     features = judge.features(images)
-    assert features.shape == (2, 2 * sum((24, 48, 96, 128)))
+    assert features.shape == (2, 2 * sum((32, 48, 64, 96)))
     blurred = F.avg_pool2d(images, 5, 1, 2)
     assert (judge.features(blurred) - features).norm() > 0.1 * features.norm()
 
 
 def test_the_cached_judge_is_the_trained_one(tmp_path, monkeypatch):
     monkeypatch.setenv("VSD_CACHE", str(tmp_path))
-    load_incomplete(96, workers=1)
-    first = parts_judge(96, 2)
+    first = parts_judge("mug", 16, 2)
     monkeypatch.setattr(module, "train_parts_judge", lambda *_: 1 / 0)
-    again = parts_judge(96, 2)
+    again = parts_judge("mug", 16, 2)
     for a, b in zip(first.network.state_dict().values(), again.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(ZeroDivisionError):
-        parts_judge(96, 3)  # another judge
+    for other in (("mug", 16, 3), ("mug", 17, 2), ("duck", 16, 2)):
+        with pytest.raises(ZeroDivisionError):
+            parts_judge(*other)
 
 
-def test_training_is_deterministic_and_learns(tmp_path):
-    renders, parts = load_incomplete(192, cache=tmp_path, workers=1)
+@pytest.fixture(scope="module")
+def trees():
+    return incomplete_renders("tree", 96)
+
+
+def test_training_is_deterministic_and_learns(trees):
+    renders, parts = trees
     a, b = (train_parts_judge(renders, parts, 3, batch_size=8) for _ in range(2))
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):
         assert torch.equal(x, y)
-    few, more = (train_parts_judge(renders, parts, n, batch_size=16) for n in (2, 60))
-    images = renders.images(torch.arange(192), torch.ones(192, 3))
+    few, more = (train_parts_judge(renders, parts, n) for n in (2, 60))
+    images = renders.images(torch.arange(96), torch.ones(96, 3))
     truth = F.max_pool2d(parts.float()[:, None], 2)[:, 0]
 
     def agreement(judge):
         return (judge.probabilities(images).argmax(1) == truth).float()[truth > 0].mean()
 
-    assert agreement(more) > agreement(few) + 0.1
+    assert agreement(more) > agreement(few) + 0.1 and agreement(more) > 0.8
 
 
-def test_accuracy_counts_pictures_that_show_a_part_and_those_without(monkeypatch):
+def test_calibration_standardises_features_and_sets_thresholds(trees):
+    judge = train_parts_judge(*trees, 120)
+    calibrate(judge, *trees)
+    trunk, threshold = PARTS.index("trunk"), judge.network.threshold
+    assert torch.isfinite(threshold[[BODY, trunk]]).all() and threshold[PARTS.index("beak")] == float("inf")
+    renders, _ = trees
+    images = renders.images(torch.arange(96), random_backgrounds(96, np.random.default_rng(3)))
+    features = judge.features(images)
+    assert features.mean(0).abs().mean() < 0.5 and 0.5 < features.std(0).mean() < 2
+    accuracy = held_out_accuracy(judge, *trees)
+    assert list(accuracy) == ["trunk"] and accuracy["trunk"].recall > accuracy["trunk"].false_alarms + 0.3
+
+
+def test_accuracy_counts_pictures_that_show_a_part_and_those_without():
     """A judge that finds the beak in every picture and the eyes in none."""
 
     class Stub(PartsJudge):
@@ -107,10 +127,23 @@ def test_accuracy_counts_pictures_that_show_a_part_and_those_without(monkeypatch
             found[:, PARTS.index("beak")] = True
             return found
 
-    renders, parts = load_incomplete(96, workers=1)
+    renders, parts = incomplete_renders("duck", 32)
     accuracy = held_out_accuracy(Stub(PartsNetwork()), renders, parts)
-    assert list(accuracy) == list(PARTS[BODY + 1 :])
+    assert set(accuracy) == {"beak", "eyes", "wings", "tail"}
     assert accuracy["beak"].recall == accuracy["beak"].false_alarms == 1
     assert accuracy["eyes"].recall == accuracy["eyes"].false_alarms == 0
     shown = (pixels_of_parts(parts)[:, PARTS.index("eyes")] >= 4).sum()
     assert accuracy["eyes"].shown == shown > 0
+
+
+def test_the_command_prints_every_part_and_refuses_other_objects(monkeypatch, capsys):
+    monkeypatch.setattr(module, "parts_judge", lambda name: PartsJudge(PartsNetwork().eval()))
+    monkeypatch.setattr(module, "HELD_OUT", 16)
+    module.main(["duck"])
+    assert [row.split()[1] for row in capsys.readouterr().out.splitlines()[1:]] == [
+        *("beak", "eyes", "wings", "tail"),
+        "mean",
+    ]
+    with pytest.raises(SystemExit):
+        module.main(["spoon"])
+    assert "spoon" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from common.errors import InputError
 from toybox.prior.data import ToyboxData, TrainingBatches, held_out_batches, labels
 from toybox.world import renders as module
 from toybox.world.captions import caption
-from toybox.world.renders import CameraRanges, load_incomplete, load_renders, random_backgrounds
+from toybox.world.renders import CameraRanges, load_renders, random_backgrounds
 
 
 def test_the_same_arguments_give_the_same_renders_from_file_or_anew(tmp_path):
@@ -19,27 +19,6 @@ def test_the_same_arguments_give_the_same_renders_from_file_or_anew(tmp_path):
         assert torch.equal(made.cameras.azimuth, other.cameras.azimuth)
     seeded = load_renders(24, cache=tmp_path / "a", seed=1, workers=1)
     assert not torch.equal(made.rgba, seeded.rgba)
-
-
-def test_incomplete_instances_lack_parts_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 20)
-    for arguments in ({"count": 50}, {"count": 24, "held_out": True, "seed": 1}):
-        whole = load_renders(**arguments, cache=tmp_path, workers=1)
-        renders, parts = load_incomplete(**arguments, cache=tmp_path, workers=1)
-        again, same = load_incomplete(**arguments, cache=tmp_path)
-        assert torch.equal(renders.rgba, again.rgba) and torch.equal(parts, same)
-        assert torch.equal(renders.cameras.azimuth, whole.cameras.azimuth) and torch.equal(renders.name, whole.name)
-        assert parts.dtype == torch.uint8 and parts.shape == (len(renders), 64, 64)
-        alpha = renders.rgba[:, 3]
-        assert (parts[alpha == 255] > 0).all() and (parts[alpha == 0] == 0).all()
-        assert (alpha <= whole.rgba[:, 3]).all(), "nothing is added"
-        assert 0.3 < (renders.rgba != whole.rgba).flatten(1).any(1).float().mean() <= 1
-    monkeypatch.setattr(module, "MISSING", 0.0)
-    assert torch.equal(load_incomplete(24, cache=tmp_path / "b", workers=1)[0].rgba, whole_of(24, tmp_path))
-
-
-def whole_of(count, cache):
-    return load_renders(count, cache=cache, workers=1).rgba
 
 
 def test_processes_do_not_change_the_renders(tmp_path, monkeypatch):
