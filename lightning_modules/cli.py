@@ -62,7 +62,11 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: pl.Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Stage):
             super().setup(trainer, pl_module, stage)
-        elif stage == "fit" and trainer.is_global_zero:
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: LightningModule) -> None:
+        # Not earlier: a resume that is refused while the checkpoint is restored leaves the record as it is.
+        if isinstance(pl_module, Stage) and trainer.is_global_zero:
             config = self.config.clone()
             config.trainer.default_root_dir = config.ckpt_path = None
             with atomic_write(Path(trainer.default_root_dir) / CONFIG) as part:

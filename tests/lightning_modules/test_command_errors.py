@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,14 @@ def test_a_checkpoint_of_other_particles_is_named(whole, elsewhere, capsys):
                    f"--trainer.default_root_dir={elsewhere / 'new'}")  # fmt: skip
     assert "particles.2" in line and "missing in the checkpoint" in line
     assert not list(elsewhere.iterdir())
+
+
+def test_a_refused_resume_leaves_the_record_as_it_was(whole, elsewhere, capsys):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    before = (folder / CONFIG).read_text()
+    line = refused(capsys, "fit", "--config", str(folder / CONFIG), "--ckpt_path=last", "--model.particles=3")
+    assert "particles.2" in line
+    assert (folder / CONFIG).read_text() == before
 
 
 def raised(error, cause=None):
