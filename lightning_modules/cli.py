@@ -28,10 +28,10 @@ from typing_extensions import override
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
-from lightning_modules.run.checkpoints import LastCheckpoint
 from lightning_modules.run.config import choose, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder
 from lightning_modules.run.progress import progress
+from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import Requeue, Stoppable
 from lightning_modules.stage import Stage
 

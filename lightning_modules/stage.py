@@ -155,6 +155,12 @@ class Stage(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         require_mark(checkpoint, type(self).__name__)
         require_weights(checkpoint["state_dict"], self)
+        for guidance in self.guidances:  # which train only where there are some
+            if guidance.state_key not in checkpoint["callbacks"]:
+                raise InputError(
+                    f"ckpt_path: the checkpoint has no state of the guidance {guidance.kind} for "
+                    f"'{guidance.prompts.prompt}'; resume with the config.yaml of the run"
+                )
         self.loaded_step = checkpoint["global_step"]
         self.order.resume(checkpoint["vsd"]["rounds"], self.loaded_step)
 

@@ -1,7 +1,8 @@
 """The run folder: one folder per run, in which everything lies that the run writes.
 
 runs/NAME/STAMP/ with NAME derived from the prompt, or the folder that trainer.default_root_dir names. In it are
-config.yaml, checkpoints/last.ckpt, metrics.csv, pictures and videos. A run is resumed in its own folder.
+config.yaml, checkpoints/last.ckpt and the one before it, previous.ckpt, metrics.csv, pictures and videos. A run is
+resumed in its own folder.
 """
 
 import os
@@ -16,6 +17,7 @@ from common.errors import InputError
 
 CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = LAST.with_name("previous.ckpt")  # the one before it
 DREAM = "dream.yaml"  # beside the folders of the stages that `dream` runs
 PLACE = "VSD_PLACE"  # in the environment of a stage that `dream` runs: which of its stages it is, for the progress
 

@@ -90,6 +90,10 @@ def broken(checkpoint, how, path):
         path.write_bytes(pickle.dumps({"vsd": Evil()}))
     elif how == "unsafe":
         torch.save({"vsd": Evil()}, path)
+    elif how == "flipped":
+        content = bytearray(checkpoint.read_bytes())
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
     elif how == "folder":
         path.mkdir()
     else:
@@ -100,6 +104,10 @@ def broken(checkpoint, how, path):
             saved["vsd"]["stage"] = "ImageStage"
         elif how == "foreign":
             del saved["vsd"]
+        elif how == "without":
+            del saved["callbacks"], saved["loops"]
+        elif how == "fresh":
+            saved["callbacks"] = {}
         torch.save(saved, path)
 
 
@@ -112,13 +120,16 @@ def broken(checkpoint, how, path):
             ("version", "has format 99"),
             ("stage", "is of the stage ImageStage"),
             ("foreign", "no checkpoint of a stage"),
+            ("without", "has no callbacks, loops"),
+            ("fresh", "the checkpoint has no state of the guidance vsd for 'a red mushroom'"),
+            ("flipped", "is damaged, its checksums do not fit"),
         ),
     ],
 )
 def test_a_bad_checkpoint_is_one_line_and_nothing_is_lost(whole, elsewhere, capsys, how, named):
     broken(whole / LAST, how, elsewhere / "bad.ckpt")
     line = refused(capsys, "fit", "--config", NERF, *SMALL, f"--ckpt_path={elsewhere / 'bad.ckpt'}")
-    assert named in line and "bad.ckpt" in line
+    assert named in line and ("bad.ckpt" in line or how == "fresh")
     assert [path.name for path in elsewhere.iterdir()] == ["bad.ckpt"], "nothing of it was executed, nothing is left"
 
 
