@@ -30,6 +30,7 @@ from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.config import choose, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder
+from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.progress import progress
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import Requeue, Stoppable
@@ -110,7 +111,7 @@ class Command(LightningCLI):
             return
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
-            self.run_folder.reserve()
+            self.run_folder.reserve(alone=self.subcommand == "fit")
             set_wandb_id(config, self.run_folder.path)
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
         self.given, self.config = self.config, self.config.clone()
@@ -172,6 +173,7 @@ class Command(LightningCLI):
                 wandb.finish(int(failed))
         if failed and (trainer is None or trainer.global_step == 0):
             self.run_folder.discard()
+        self.run_folder.release()
 
 
 def run(args: list[str] | None = None) -> Command:
@@ -184,6 +186,8 @@ def run(args: list[str] | None = None) -> Command:
         The command with its model, datamodule and trainer.
     """
     silence()
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        die_with_parent(os.getppid())
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return Command(
         LightningModule,

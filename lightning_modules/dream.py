@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
@@ -25,6 +26,7 @@ import yaml
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder
+from lightning_modules.run.parent import die_with_parent
 
 PRESETS = {"toybox": "toybox/", "sd21": ""}  # where in configs/ the stages' files are
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
@@ -175,7 +177,8 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     # the working directory are none of its business.
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
     place = f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}"
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONSAFEPATH": "1", PLACE: place})
+    environment = os.environ | {"PYTHONSAFEPATH": "1", PLACE: place}
+    process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, os.getpid()))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()
@@ -326,11 +329,14 @@ def main(
     except InputError as error:
         print(f"dream: {error}", file=sys.stderr)
         sys.exit(2)
-    if not resumed:
-        (folder.path / DREAM).write_text(yaml.safe_dump(asdict(wish), allow_unicode=True), encoding="utf-8")
-    code = dream(wish, folder.path, more)
-    if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
-        folder.discard()
+    try:
+        if not resumed:
+            (folder.path / DREAM).write_text(yaml.safe_dump(asdict(wish), allow_unicode=True), encoding="utf-8")
+        code = dream(wish, folder.path, more)
+        if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
+            folder.discard()
+    finally:
+        folder.release()
     if code == 0 and at_end is not None:
         at_end(folder.path)
     sys.exit(code)

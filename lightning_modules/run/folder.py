@@ -15,6 +15,11 @@ from pathlib import Path
 
 from common.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a run folder is not locked
+    fcntl = None
+
 CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")  # the one before it
@@ -68,12 +73,16 @@ class RunFolder:
         self.path = Path("runs").absolute() / name_of(prompt) / stamp if path is None else path.expanduser().absolute()
         self.key = key
         self._created: list[Path] | None = None  # folders to remove should the run come to nothing
+        self._lock: int | None = None
 
-    def reserve(self) -> None:
+    def reserve(self, alone: bool = True) -> None:
         """Creates the folder; a fresh one gets a number where another run has the name.
 
+        Args:
+            alone: Whether no other process may reserve it like this until this one releases it or ends.
+
         Raises:
-            InputError: It cannot be created or written to.
+            InputError: It cannot be created or written to, or another process has reserved it.
         """
         stem, number = self.path.name, 1
         shared = not self.fresh or requeued()
@@ -91,8 +100,35 @@ class RunFolder:
             self.path = self.path.with_name(f"{stem}-{number}")
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise InputError(f"{self.key}: {self.path} is not writable; name another folder")
+        if alone:
+            self._lock_or_refuse()
         if not any(self.path.iterdir()):
             self._created = missing
+
+    def _lock_or_refuse(self) -> None:
+        if fcntl is None:
+            return
+        # The folder itself is locked, for as long as this process lives, so that there is no file to leave.
+        lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise InputError(
+                f"{self.key}: a run is going on in {self.path}; wait for its end, stop it, or name another folder"
+            ) from error
+        except OSError:  # a network's file system without locks
+            os.close(lock)
+            return
+        self._lock = lock
+        for part in [*self.path.glob("*.part"), *(self.path / LAST.parent).glob("*.part")]:
+            part.unlink(missing_ok=True)  # of a run that was killed
+
+    def release(self) -> None:
+        """Lets other processes reserve the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def discard(self) -> None:
         """Undoes `reserve` and removes what was written since, for a run that ended before it trained."""

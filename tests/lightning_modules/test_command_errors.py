@@ -8,7 +8,7 @@ from small_runs import NERF, SMALL
 
 from common.errors import InputError
 from lightning_modules.cli import fault, main
-from lightning_modules.run.folder import CONFIG, LAST
+from lightning_modules.run.folder import CONFIG, LAST, RunFolder
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -72,6 +72,16 @@ def test_a_record_is_not_used_for_another_prompt_or_seed(whole, capsys, key, val
     assert line.startswith(f"{key}: ") and CONFIG in line
     line = refused(capsys, "fit", "--config", NERF, *SMALL, f"--{key}={value}", f"--ckpt_path={whole / LAST}")
     assert line.startswith(f"{key}: ") and CONFIG in line
+
+
+def test_a_run_that_is_going_on_is_not_resumed_beside_itself(whole, elsewhere, capsys):
+    folder = RunFolder(shutil.copytree(whole, elsewhere / "run"), None)
+    folder.reserve()
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    line = refused(capsys, "fit", "--config", str(folder.path / CONFIG), "--ckpt_path=last", "--trainer.max_steps=9")
+    assert f"a run is going on in {folder.path}" in line
+    assert before == {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    folder.release()
 
 
 class Evil:
