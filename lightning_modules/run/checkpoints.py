@@ -39,7 +39,7 @@ def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint
         key: The option that names the file, for errors.
 
     Raises:
-        InputError: It is of another stage, another format, or none of this project, or a part of it is missing.
+        InputError: It is of another stage, another format, or none of this project.
     """
     marker = checkpoint.get("vsd") if isinstance(checkpoint, dict) else None
     if not isinstance(marker, dict) or "format" not in marker or "stage" not in marker:
@@ -51,9 +51,6 @@ def require_mark(checkpoint: Any, stage: str, path: Path | str = "the checkpoint
         )
     if marker["stage"] != stage:
         raise InputError(f"{key}: {path} is of the stage {marker['stage']}, and {stage} is needed; name another")
-    missing = [name for name in NEEDED if name not in checkpoint]
-    if missing:
-        raise InputError(f"{key}: {path} has no {', '.join(missing)}, without which no run resumes; name another")
 
 
 def require_weights(state: dict, stage: pl.LightningModule) -> None:
@@ -108,6 +105,9 @@ def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{key}: {path} is damaged ({reason}); name {other}") from error
     require_mark(checkpoint, stage, path, key)
+    missing = [name for name in NEEDED if name not in checkpoint]
+    if missing:
+        raise InputError(f"{key}: {path} has no {', '.join(missing)}, without which no run resumes; name another")
     return checkpoint
 
 
