@@ -68,8 +68,11 @@ def vsd() -> None:
     if sys.argv[1:2] == ["gallery"]:
         main(sys.argv[2:])
     else:
-        from lightning_modules.cli import main as train  # loads torch
-
+        try:
+            from lightning_modules.cli import main as train  # loads torch, which takes seconds
+        except KeyboardInterrupt:
+            print("vsd: interrupted", file=sys.stderr)
+            sys.exit(130)
         train()
 
 

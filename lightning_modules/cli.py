@@ -29,11 +29,11 @@ from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.config import choose, place, set_wandb_id
-from lightning_modules.run.folder import CONFIG, RunFolder
+from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.progress import progress
 from lightning_modules.run.saving import LastCheckpoint
-from lightning_modules.run.stopping import Requeue, Stoppable
+from lightning_modules.run.stopping import Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
 
 
@@ -88,11 +88,22 @@ class Command(LightningCLI):
 
     def __init__(self, *args: Any, **more: Any):
         try:
-            super().__init__(*args, **more)
-        except BaseException:
+            with Terminable():
+                super().__init__(*args, **more)
+        except BaseException as error:
             self._close(failed=True)
-            raise
+            if (how := ending(error)) is None:
+                raise
+            self._exit(*how)
         self._close()
+
+    def _exit(self, code: int, words: str) -> NoReturn:
+        """Ends the program with one line, which says how the run is resumed where there is one."""
+        if self.run_folder is not None and (self.run_folder.path / CONFIG).exists():
+            words += f"; resume: {resume_command(self.run_folder.path)}"
+        if rank_zero_only.rank == 0:
+            print(f"vsd: {words}", file=sys.stderr)
+        sys.exit(code)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -249,7 +260,7 @@ def silence() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     for name, words in (
-        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels")),
+        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels", "detected keyboardinterrupt")),
         ("pytorch_lightning.trainer.connectors.signal_connector", ("received sigterm",)),
         ("transformers.utils.import_utils", ("requires torchvision",)),
     ):

@@ -86,11 +86,14 @@ class ImageStage(Stage):
         """Pictures (n, 3, H, W) in [0, 1] of the particles of guidance number `which`."""
         pictures = torch.stack(list(self.pictures[which])).detach()
         if self.space == "latents":
+            # When training has ended, Lightning has moved the particles to the CPU.
+            pictures = pictures.to(self.guidances[which].core.prior.device)
             pictures = self.guidances[which].decode(pictures)
         return ((pictures + 1) / 2).clamp(0, 1).float().cpu()
 
     @override
-    def on_train_end(self) -> None:
+    def on_fit_end(self) -> None:
+        # Not when training ends: a run that was killed after its last step writes the picture when it is resumed.
         if not self.trainer.is_global_zero:
             return
         ancestral = self.guidances[0].sample(self.order.n, self.view(1), self.ancestral_scale)

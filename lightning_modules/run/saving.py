@@ -50,11 +50,13 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__context__  # torch's own words tell nothing of the disk
-        raise cause or error from None
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
 def is_intact(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Signals between two steps: Ctrl-C, which stops a run with a checkpoint, and SLURM's to several ranks at once."""
+"""How a run is stopped: between two steps with a checkpoint, before and after them with a line, and by SLURM."""
 
 import signal
 import sys
@@ -10,6 +10,55 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from typing_extensions import override
 
 from lightning_modules.run.folder import RunFolder, resume_command
+
+
+class Terminated(BaseException):
+    """SIGTERM while no training answers it."""
+
+
+class Terminable:
+    """A context in which SIGTERM raises Terminated, so that what has begun is undone; Lightning's fit answers itself."""
+
+    def __enter__(self) -> "Terminable":
+        self.handler = None
+        if threading.current_thread() is threading.main_thread():
+            self.handler = signal.signal(signal.SIGTERM, terminated)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.handler is not None:
+            signal.signal(signal.SIGTERM, self.handler)
+
+
+def terminated(number: int, _: FrameType | None) -> None:
+    """Handles SIGTERM.
+
+    Args:
+        number: Of the signal.
+
+    Raises:
+        Terminated: Unless Lightning's handler, which calls the one that it has replaced, is in charge.
+    """
+    if signal.getsignal(signal.SIGTERM) is terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+
+def ending(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and the words for what ended a run, where it was no wrong input and no defect.
+
+    Args:
+        error: What was raised.
+    """
+    interrupted = isinstance(error, KeyboardInterrupt)
+    # Lightning turns Ctrl-C into exit code 1.
+    if interrupted or (isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)):
+        return 128 + signal.SIGINT, "interrupted"
+    if isinstance(error, Terminated):
+        return 128 + signal.SIGTERM, "terminated"
+    if isinstance(error, OSError) and error.strerror:
+        return 1, f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
 
 
 class Stoppable:
@@ -38,7 +87,7 @@ class Stoppable:
     def _interrupted(self, number: int, _: FrameType | None) -> None:
         signal.signal(signal.SIGINT, self.handler)
         # Lightning listens to SIGTERM while it trains. Several ranks are not at the same step when the signal comes.
-        if self.trainer.world_size > 1 or not callable(signal.getsignal(signal.SIGTERM)):
+        if self.trainer.world_size > 1 or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, terminated):
             raise KeyboardInterrupt
         self.code = 128 + number
         print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
