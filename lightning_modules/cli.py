@@ -30,26 +30,13 @@ from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.config import choose, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
+from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
+from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
 from lightning_modules.run.progress import progress
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
-
-
-class OneLineParser(LightningArgumentParser):
-    """Prints in one line what is wrong with the arguments, without the usage and the list of tried types."""
-
-    NOISE = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Parser key")
-
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        key = [line.strip() for line in message.splitlines() if line.startswith("Parser key")]
-        rest = [line.strip(" -") for line in message.splitlines() if not line.strip(" -").startswith(self.NOISE)]
-        print(f"vsd: {' '.join([*key, *filter(None, rest)])[:500]}", file=sys.stderr)
-        sys.exit(2)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -111,6 +98,11 @@ class Command(LightningCLI):
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
 
     @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        require_sane(self.config[self.config.subcommand])
+
+    @override
     def _parse_ckpt_path(self) -> None:
         pass  # checkpoints of stages hold no hyper-parameters; in Lightning those would win over the command line
 
@@ -120,6 +112,8 @@ class Command(LightningCLI):
         kind = pydoc.locate(config.model.class_path)
         if not (isinstance(kind, type) and issubclass(kind, Stage)):
             return
+        if self.subcommand == "fit":
+            require_stage_trains(config)
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
             self.run_folder.reserve(alone=self.subcommand == "fit")
@@ -141,7 +135,7 @@ class Command(LightningCLI):
                 callbacks.append(progress())
             callbacks.append(Requeue())
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
-        trainer = super().instantiate_trainer(**more)
+        trainer = self._trainer(**more)
         if self.run_folder is None or trainer.world_size == 1 or isinstance(trainer.strategy, ParticleParallelStrategy):
             return trainer
         if config.trainer.strategy not in ("auto", "ddp"):
@@ -150,7 +144,13 @@ class Command(LightningCLI):
                 "devices get lightning_modules.parallel.ParticleParallelStrategy"
             )
         config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
-        return super().instantiate_trainer(**more)
+        return self._trainer(**more)
+
+    def _trainer(self, **more: Any) -> pl.Trainer:
+        try:
+            return super().instantiate_trainer(**more)
+        except (TypeError, ValueError) as error:  # of an option of trainer that Lightning does not know
+            raise InputError(f"trainer: {error}") from error
 
     def fit(self, **arguments: Any) -> None:
         """Trainer.fit, which Ctrl-C and SIGTERM stop after the step, with a checkpoint.
@@ -200,13 +200,16 @@ def run(args: list[str] | None = None) -> Command:
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         die_with_parent(os.getppid())
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    read_plainly()
+    OneLineParser.given = sys.argv[1:] if args is None else list(args)
+    require_readable(OneLineParser.given)
     return Command(
         LightningModule,
         subclass_mode_model=True,
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_kwargs={"parser_mode": MODE},
         args=args,
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from common.checks import require_range
 from lightning_modules.stage import Stage
 from vsd.views import View
 
@@ -43,6 +44,9 @@ class ImageStage(Stage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
+        for name, value in (("lr", lr), ("ancestral_scale", ancestral_scale)):
+            require_range(f"model.{name}", value, 0)
+        require_range("model.elevation", elevation, -90, 90)
         self.space, self.azimuth, self.elevation = space, azimuth, elevation
         self.lr, self.ancestral_scale = lr, ancestral_scale
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_modules.object_stage import ObjectStage, field_optimizer, require_fraction
+from common.checks import require_positive, require_range
+from lightning_modules.object_stage import ObjectStage, field_optimizer, require_background, require_rates
 from scene.cameras import Cameras
 from scene.hashgrid import HashGrid
 from scene.radiance_field import Background, DenseGrid, Initialisation, RadianceField
@@ -33,6 +34,9 @@ class FieldSettings:
         occupancy: Cells of the occupancy grid along an axis.
         samples: Intervals of a ray along the cube's diagonal.
         max_samples: Largest number of samples of a render, beyond which the intervals get longer.
+
+    Raises:
+        InputError: A value is out of its range.
     """
 
     encoding: Literal["hash", "dense"] = "hash"
@@ -45,6 +49,13 @@ class FieldSettings:
     samples: int = 512
     max_samples: int = 2**22
 
+    def __post_init__(self):
+        for name in ("bound", "radius"):
+            require_positive(f"model.field.{name}", getattr(self, name))
+        largest = {"hidden": 4096, "occupancy": 512, "samples": 2**16, "max_samples": 2**30}
+        for name, high in largest.items():
+            require_range(f"model.field.{name}", getattr(self, name), 1, high)
+
 
 @dataclass(frozen=True)
 class Regularisers:
@@ -55,12 +66,19 @@ class Regularisers:
         opaque: Of the opacity's mean binary entropy (nats), from step opaque_from on.
         opaque_from: The particle's step at which opaque takes over from sparsity.
         entropy: Of the mean binary entropy (bits) of the samples' weights, as in ProlificDreamer's code.
+
+    Raises:
+        InputError: One of them is negative.
     """
 
     sparsity: float = 0.0
     opaque: float = 0.0
     opaque_from: int = 10_000
     entropy: float = 10.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            require_range(f"model.losses.{name}", value, 0)
 
 
 class NerfParticle(nn.Module):
@@ -124,7 +142,8 @@ class NerfStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_fraction("model.random_background", random_background)
+        require_background(random_background, eval_background)
+        require_rates(lr_encoding=lr_encoding, lr_network=lr_network, lr_background=lr_background)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay = lr_decay

@@ -87,8 +87,8 @@ class RunFolder:
         stem, number = self.path.name, 1
         shared = not self.fresh or requeued()
         while True:
-            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             try:
+                missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
                 self.path.mkdir(parents=True, exist_ok=shared)
                 break
             except OSError as error:

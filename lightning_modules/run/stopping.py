@@ -6,6 +6,7 @@ import threading
 from types import FrameType
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from typing_extensions import override
 
@@ -17,7 +18,7 @@ class Terminated(BaseException):
 
 
 class Terminable:
-    """A context in which SIGTERM raises Terminated, so that what has begun is undone; Lightning's fit answers itself."""
+    """A context in which SIGTERM raises Terminated, so that what has begun is undone. In a fit, Lightning answers."""
 
     def __enter__(self) -> "Terminable":
         self.handler = None
@@ -56,6 +57,10 @@ def ending(error: BaseException) -> tuple[int, str] | None:
         return 128 + signal.SIGINT, "interrupted"
     if isinstance(error, Terminated):
         return 128 + signal.SIGTERM, "terminated"
+    full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if full or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        words = " ".join(str(error).split())[:150]
+        return 1, f"out of memory ({words}); use fewer particles, smaller pictures or a smaller model"
     if isinstance(error, OSError) and error.strerror:
         return 1, f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return None
