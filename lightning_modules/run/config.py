@@ -61,7 +61,7 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
             f"trainer.default_root_dir: {folder.path} holds a run; resume it with --ckpt_path last, or name another"
         )
     for record in {*records, *([folder.path / CONFIG] if candidates else [])}:
-        _require_record(record, config)
+        _require_record(record, config, whole=bool(candidates) and record == folder.path / CONFIG)
     if not candidates:
         return folder, None
     checkpoint, warning = first_good(candidates, config.model.class_path.rpartition(".")[2])
@@ -70,9 +70,19 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
     return folder, checkpoint
 
 
-def _require_record(record: Path, config: Namespace) -> None:
-    """InputError where the configuration has another prompt or seed than the record of a run, which repeats both."""
-    recorded = yaml.safe_load(record.read_text()) if record.exists() else {}
+def _require_record(record: Path, config: Namespace, whole: bool) -> None:
+    """InputError where the configuration has another prompt or seed than the record of a run, which repeats both.
+
+    whole: Also where the record is not one that a run has written to its end.
+    """
+    if not record.exists():
+        return
+    try:
+        recorded = yaml.safe_load(record.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError):
+        recorded = None
+    if not isinstance(recorded, dict) or (whole and "ckpt_path" not in recorded):
+        raise InputError(f"--config: {record}, the record of the run, is damaged; restore it, or start anew")
     for key in ("prompt", "seed_everything"):
         if key in recorded and recorded[key] != config.get(key):
             raise InputError(

@@ -95,7 +95,9 @@ def require_readable(args: list[str]) -> None:
                     raise InputError(f"{name}: {path} holds no options; name a configuration file")
             except UnicodeDecodeError as error:
                 raise InputError(f"{name}: {path} is no text; name a configuration file") from error
-            except (OSError, ValueError, yaml.YAMLError):
+            except yaml.YAMLError as error:
+                raise InputError(f"{name}: {path} is damaged: {' '.join(str(error).split())[:200]}") from error
+            except (OSError, ValueError):
                 continue  # of which jsonargparse tells
 
 

@@ -35,7 +35,7 @@ def part(name, **arguments):
 def test_a_checkpoint_leads_to_its_run(elsewhere):
     last = saved(elsewhere / "run" / LAST)
     assert choose(configuration(checkpoint=str(last)), True)[0].fresh, "no run: a new one starts from it"
-    (elsewhere / "run" / CONFIG).write_text("prompt: a red car")
+    (elsewhere / "run" / CONFIG).write_text("prompt: a red car\nckpt_path: null")
     folder, checkpoint = choose(configuration(checkpoint="run/checkpoints/last.ckpt"), True)
     assert (folder.path, checkpoint) == (elsewhere / "run", last)
     folder, checkpoint = choose(configuration(root="other", checkpoint=str(last)), True)
@@ -44,7 +44,7 @@ def test_a_checkpoint_leads_to_its_run(elsewhere):
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again_in_its_folder(elsewhere):
     (elsewhere / "run").mkdir()
-    (elsewhere / "run" / CONFIG).write_text("prompt: a red car")
+    (elsewhere / "run" / CONFIG).write_text("prompt: a red car\nckpt_path: null")
     folder, checkpoint = choose(configuration(root="run", checkpoint="last"), True)
     assert folder.path == elsewhere / "run" and checkpoint is None
 
@@ -69,7 +69,7 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken_and_a_li
 ):
     run = elsewhere / "run"
     last, previous = saved(run / LAST, age=10), saved(run / PREVIOUS, age=60)
-    (run / CONFIG).write_text("prompt: a red car")
+    (run / CONFIG).write_text("prompt: a red car\nckpt_path: null")
     content = bytearray(last.read_bytes())
     content[content.index(b"global_step")] ^= 1
     last.write_bytes({"cut": content[:-100], "flipped": content, "gone": b""}[damage])
