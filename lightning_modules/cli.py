@@ -7,6 +7,7 @@ import logging
 import os
 import pydoc
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,8 +35,9 @@ from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
 from lightning_modules.run.progress import progress
+from lightning_modules.run.ranks import LATE, RankLauncher
 from lightning_modules.run.saving import LastCheckpoint
-from lightning_modules.run.stopping import Requeue, Stoppable, Terminable, ending
+from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
 
 
@@ -79,10 +81,20 @@ class Command(LightningCLI):
                 super().__init__(*args, **more)
         except BaseException as error:
             self._close(failed=True)
+            self._blame(error)
             if (how := ending(error)) is None:
                 raise
             self._exit(*how)
         self._close()
+
+    def _blame(self, error: BaseException) -> None:
+        """Ends the program where the error follows from the death of another rank."""
+        launcher = getattr(getattr(getattr(self, "trainer", None), "strategy", None), "launcher", None)
+        if isinstance(error, RuntimeError) and isinstance(launcher, RankLauncher):
+            if rank_zero_only.rank > 0:
+                time.sleep(2 * LATE)  # in which the first rank names the dead one and ends this one
+            elif (words := launcher.dead_soon()) is not None:
+                launcher.end(words)
 
     def _exit(self, code: int, words: str) -> NoReturn:
         """Ends the program with one line, which says how the run is resumed where there is one."""
@@ -133,18 +145,25 @@ class Command(LightningCLI):
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.trainer.enable_progress_bar is not False and not own_bar:
                 callbacks.append(progress())
-            callbacks.append(Requeue())
+            callbacks += [AgreedStop(), Requeue()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = self._trainer(**more)
-        if self.run_folder is None or trainer.world_size == 1 or isinstance(trainer.strategy, ParticleParallelStrategy):
+        if self.run_folder is None or trainer.world_size == 1:
             return trainer
+        if isinstance(trainer.strategy, ParticleParallelStrategy):
+            return self._named(trainer)
         if config.trainer.strategy not in ("auto", "ddp"):
             raise InputError(
                 f"trainer.strategy: '{config.trainer.strategy}' knows nothing of particles; leave it out, and several "
                 "devices get lightning_modules.parallel.ParticleParallelStrategy"
             )
         config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
-        return self._trainer(**more)
+        return self._named(self._trainer(**more))
+
+    def _named(self, trainer: pl.Trainer) -> pl.Trainer:
+        if isinstance(trainer.strategy.launcher, RankLauncher):
+            trainer.strategy.launcher.resume = resume_command(self.run_folder.path)
+        return trainer
 
     def _trainer(self, **more: Any) -> pl.Trainer:
         try:
@@ -163,9 +182,10 @@ class Command(LightningCLI):
         with Stoppable(self.trainer) as stoppable:
             try:
                 self.trainer.fit(**arguments)
-            except SIGTERMException:
+            except SIGTERMException as error:
                 stoppable.report(self.run_folder)
-                sys.exit(stoppable.code)
+                code = 128 + error.args[0] if error.args else stoppable.code
+                sys.exit(code if self.trainer.is_global_zero else 0)  # the first rank's code is that of the run
 
     def after_fit(self) -> None:
         """Renders the turntable of what was trained."""
@@ -226,6 +246,9 @@ def main(args: list[str] | None = None) -> None:
         words = fault(error)
         if words is None:
             raise
+        if rank_zero_only.rank > 0:
+            time.sleep(LATE)  # the first rank mostly says the same, and ends this one
+            words = f"rank {rank_zero_only.rank}: {words}"
         print(f"vsd: {' '.join(words.split())}", file=sys.stderr)
         sys.exit(2)
 

@@ -4,13 +4,16 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_modules.run.folder import RunFolder, resume_command
+from lightning_modules.run.saving import LastCheckpoint
 
 
 class Terminated(BaseException):
@@ -107,6 +110,55 @@ class Stoppable:
         if self.trainer.is_global_zero:
             step = self.trainer.global_step
             print(f"vsd: stopped at step {step}; resume: {resume_command(folder.path)}", file=sys.stderr)
+
+
+class AgreedStop(pl.Callback):
+    """Answers SIGTERM and Ctrl-C to any of several ranks, with a checkpoint, after a step on which all agree.
+
+    Ranks are not at the same place when a signal comes, and it may come to one of them alone.
+    """
+
+    def __init__(self):
+        self.asked = 0
+        self.handlers: dict[int, Any] = {}
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        environment = trainer.strategy.cluster_environment if trainer.world_size > 1 else None
+        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        if trainer.world_size > 1 and not requeued:  # SLURM itself decides what SIGTERM means there
+            self.handlers = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+
+    @override
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if not self.handlers:
+            return
+        asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
+        number = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        if number:
+            for callback in trainer.callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.save(trainer)
+            self._restore()
+            raise SIGTERMException(number)
+
+    def _restore(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
 
 
 class Requeue(pl.Callback):
