@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test demo samples lint prior gates gpu-check clean
+.PHONY: test faults demo samples lint prior gates gpu-check clean
 
 PROMPT ?= a red mushroom
 
@@ -17,6 +17,12 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+
+# Hits FAULTS small runs of each stage at random moments and compares what they resume to. Minutes.
+FAULTS ?= 10
+faults: $(READY)
+	$(BIN)/python tests/faults/kills.py --stage nerf --count $(FAULTS)
+	$(BIN)/python tests/faults/kills.py --stage image --count $(FAULTS)
 
 # PROMPT as an object: its folder below runs/ is printed.
 demo: $(READY)

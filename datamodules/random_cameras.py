@@ -13,9 +13,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
+from common.checks import require_range
 from common.errors import InputError
 from scene.cameras import Cameras, Orbit, look_at, turntable
 
+LARGEST = 8192  # pixels of an image's side, views of a batch
 Range = tuple[float, float]
 
 
@@ -185,10 +187,13 @@ class RandomCameras(pl.LightningDataModule):
         if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
             raise InputError(f"data.milestones: their steps {steps} must start at 0 and rise")
         for m in self.milestones:
-            if m.resolution < 1 or m.batch_size < 1:
+            if not (1 <= m.resolution <= LARGEST and 1 <= m.batch_size <= LARGEST):
                 raise InputError(
-                    f"data.milestones: resolution {m.resolution} and batch_size {m.batch_size} must be >= 1"
+                    f"data.milestones: resolution {m.resolution} or batch_size {m.batch_size} is not in [1, {LARGEST}]"
                 )
+        require_range("data.eval_resolution", eval_resolution, 1, LARGEST)
+        require_range("data.eval_elevation", eval_elevation, -90, 90)
+        require_range("data.seed", seed, 0)
         if not 1 <= validation_frames <= eval_frames:
             raise InputError(f"data.validation_frames: {validation_frames} is not in 1 ... eval_frames, {eval_frames}")
         if not 0 < eval_fovy < 180 or eval_distance <= self.cameras.object_radius:

@@ -114,7 +114,7 @@ class Table:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.judges = folder, load_judges()
+        self.folder = folder
         self.yardsticks: dict[str, Yardstick] = {}
         self.aims: dict[tuple[str, float], tuple[torch.Tensor, float]] = {}
 
@@ -123,7 +123,7 @@ class Table:
         if prompt not in self.yardsticks:
             name, colour, _ = parse_prompt(prompt)
             camera = Orbit(*(torch.tensor([v]) for v in (AZIMUTH, ELEVATION, DISTANCE, FOVY)))
-            self.yardsticks[prompt] = Yardstick(name, colour, camera, self.judges)
+            self.yardsticks[prompt] = Yardstick(name, colour, camera, load_judges(name))
         return self.yardsticks[prompt]
 
     def aim(self, prompt: str, scale: float) -> tuple[torch.Tensor, float]:
@@ -131,13 +131,14 @@ class Table:
         if (prompt, scale) not in self.aims:
             drawn = samples(prompt, scale, SAMPLES, 1, self.folder)
             own = self.yardstick(prompt).measure(drawn, whole_looks=False)
-            self.aims[prompt, scale] = features_of(drawn, self.judges.parts), own.diversity
+            self.aims[prompt, scale] = features_of(drawn, self.yardstick(prompt).judges.parts), own.diversity
         return self.aims[prompt, scale]
 
     def row(self, setting: Setting, pictures: Pictures, seconds: float) -> dict:
         """The figures of one set of pictures, of a run or of the prior (kind "prior")."""
         features, diversity = self.aim(setting.prompt, setting.scale)
-        distance = kid(features_of(pictures, self.judges.parts), features)
+        judge = self.yardstick(setting.prompt).judges.parts
+        distance = kid(features_of(pictures, judge), features)
         figures = asdict(self.yardstick(setting.prompt).measure(pictures, whole_looks=False))
         return asdict(setting) | {
             "kid_prior": distance.value,

@@ -70,8 +70,11 @@ def vsd() -> None:
         main(sys.argv[2:])
     else:
         require_everything("vsd")
-        from lightning_modules.cli import main as train  # loads torch
-
+        try:
+            from lightning_modules.cli import main as train  # loads torch, which takes seconds
+        except KeyboardInterrupt:
+            print("vsd: interrupted", file=sys.stderr)
+            sys.exit(130)
         train()
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import pydoc
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,27 +29,16 @@ from typing_extensions import override
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
-from lightning_modules.run.checkpoints import LastCheckpoint
 from lightning_modules.run.config import choose, place, set_wandb_id
-from lightning_modules.run.folder import CONFIG, RunFolder
+from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
+from lightning_modules.run.options import require_sane, require_stage_trains
+from lightning_modules.run.parent import die_with_parent
+from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
 from lightning_modules.run.progress import progress
-from lightning_modules.run.stopping import Requeue, Stoppable
+from lightning_modules.run.ranks import LATE, RankLauncher
+from lightning_modules.run.saving import LastCheckpoint
+from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
-
-
-class OneLineParser(LightningArgumentParser):
-    """Prints in one line what is wrong with the arguments, without the usage and the list of tried types."""
-
-    NOISE = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Parser key")
-
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        key = [line.strip() for line in message.splitlines() if line.startswith("Parser key")]
-        rest = [line.strip(" -") for line in message.splitlines() if not line.strip(" -").startswith(self.NOISE)]
-        print(f"vsd: {' '.join([*key, *filter(None, rest)])[:500]}", file=sys.stderr)
-        sys.exit(2)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -62,7 +52,11 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: pl.Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Stage):
             super().setup(trainer, pl_module, stage)
-        elif stage == "fit" and trainer.is_global_zero:
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: LightningModule) -> None:
+        # Not earlier: a resume that is refused while the checkpoint is restored leaves the record as it is.
+        if isinstance(pl_module, Stage) and trainer.is_global_zero:
             config = self.config.clone()
             config.trainer.default_root_dir = config.ckpt_path = None
             with atomic_write(Path(trainer.default_root_dir) / CONFIG) as part:
@@ -83,16 +77,42 @@ class Command(LightningCLI):
 
     def __init__(self, *args: Any, **more: Any):
         try:
-            super().__init__(*args, **more)
-        except BaseException:
+            with Terminable():
+                super().__init__(*args, **more)
+        except BaseException as error:
             self._close(failed=True)
-            raise
+            self._blame(error)
+            if (how := ending(error)) is None:
+                raise
+            self._exit(*how)
         self._close()
+
+    def _blame(self, error: BaseException) -> None:
+        """Ends the program where the error follows from the death of another rank."""
+        launcher = getattr(getattr(getattr(self, "trainer", None), "strategy", None), "launcher", None)
+        if isinstance(error, RuntimeError) and isinstance(launcher, RankLauncher):
+            if rank_zero_only.rank > 0:
+                time.sleep(2 * LATE)  # in which the first rank names the dead one and ends this one
+            elif (words := launcher.dead_soon()) is not None:
+                launcher.end(words)
+
+    def _exit(self, code: int, words: str) -> NoReturn:
+        """Ends the program with one line, which says how the run is resumed where there is one."""
+        if self.run_folder is not None and (self.run_folder.path / CONFIG).exists():
+            words += f"; resume: {resume_command(self.run_folder.path)}"
+        if rank_zero_only.rank == 0:
+            print(f"vsd: {words}", file=sys.stderr)
+        sys.exit(code)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--prompt", type=str | None, default=None, help="The object to create, for ${prompt}.")
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        require_sane(self.config[self.config.subcommand])
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -104,9 +124,11 @@ class Command(LightningCLI):
         kind = pydoc.locate(config.model.class_path)
         if not (isinstance(kind, type) and issubclass(kind, Stage)):
             return
+        if self.subcommand == "fit":
+            require_stage_trains(config)
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
-            self.run_folder.reserve()
+            self.run_folder.reserve(alone=self.subcommand == "fit")
             set_wandb_id(config, self.run_folder.path)
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
         self.given, self.config = self.config, self.config.clone()
@@ -123,18 +145,31 @@ class Command(LightningCLI):
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.trainer.enable_progress_bar is not False and not own_bar:
                 callbacks.append(progress())
-            callbacks.append(Requeue())
+            callbacks += [AgreedStop(), Requeue()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
-        trainer = super().instantiate_trainer(**more)
-        if self.run_folder is None or trainer.world_size == 1 or isinstance(trainer.strategy, ParticleParallelStrategy):
+        trainer = self._trainer(**more)
+        if self.run_folder is None or trainer.world_size == 1:
             return trainer
+        if isinstance(trainer.strategy, ParticleParallelStrategy):
+            return self._named(trainer)
         if config.trainer.strategy not in ("auto", "ddp"):
             raise InputError(
                 f"trainer.strategy: '{config.trainer.strategy}' knows nothing of particles; leave it out, and several "
                 "devices get lightning_modules.parallel.ParticleParallelStrategy"
             )
         config.trainer.strategy, config.trainer.callbacks = ParticleParallelStrategy(), callbacks
-        return super().instantiate_trainer(**more)
+        return self._named(self._trainer(**more))
+
+    def _named(self, trainer: pl.Trainer) -> pl.Trainer:
+        if isinstance(trainer.strategy.launcher, RankLauncher):
+            trainer.strategy.launcher.resume = resume_command(self.run_folder.path)
+        return trainer
+
+    def _trainer(self, **more: Any) -> pl.Trainer:
+        try:
+            return super().instantiate_trainer(**more)
+        except (TypeError, ValueError) as error:  # of an option of trainer that Lightning does not know
+            raise InputError(f"trainer: {error}") from error
 
     def fit(self, **arguments: Any) -> None:
         """Trainer.fit, which Ctrl-C and SIGTERM stop after the step, with a checkpoint.
@@ -147,9 +182,10 @@ class Command(LightningCLI):
         with Stoppable(self.trainer) as stoppable:
             try:
                 self.trainer.fit(**arguments)
-            except SIGTERMException:
+            except SIGTERMException as error:
                 stoppable.report(self.run_folder)
-                sys.exit(stoppable.code)
+                code = 128 + error.args[0] if error.args else stoppable.code
+                sys.exit(code if self.trainer.is_global_zero else 0)  # the first rank's code is that of the run
 
     def after_fit(self) -> None:
         """Renders the turntable of what was trained."""
@@ -168,6 +204,7 @@ class Command(LightningCLI):
                 wandb.finish(int(failed))
         if failed and (trainer is None or trainer.global_step == 0):
             self.run_folder.discard()
+        self.run_folder.release()
 
 
 def run(args: list[str] | None = None) -> Command:
@@ -180,14 +217,19 @@ def run(args: list[str] | None = None) -> Command:
         The command with its model, datamodule and trainer.
     """
     silence()
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        die_with_parent(os.getppid())
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    read_plainly()
+    OneLineParser.given = sys.argv[1:] if args is None else list(args)
+    require_readable(OneLineParser.given)
     return Command(
         LightningModule,
         subclass_mode_model=True,
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_kwargs={"parser_mode": MODE},
         args=args,
     )
 
@@ -204,6 +246,9 @@ def main(args: list[str] | None = None) -> None:
         words = fault(error)
         if words is None:
             raise
+        if rank_zero_only.rank > 0:
+            time.sleep(LATE)  # the first rank mostly says the same, and ends this one
+            words = f"rank {rank_zero_only.rank}: {words}"
         print(f"vsd: {' '.join(words.split())}", file=sys.stderr)
         sys.exit(2)
 
@@ -241,7 +286,7 @@ def silence() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     for name, words in (
-        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels")),
+        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels", "detected keyboardinterrupt")),
         ("pytorch_lightning.trainer.connectors.signal_connector", ("received sigterm",)),
         ("transformers.utils.import_utils", ("requires torchvision",)),
     ):

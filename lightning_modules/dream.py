@@ -16,15 +16,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
+from typing import NoReturn
 
 import yaml
+from typing_extensions import override
 
 from common.errors import InputError
 from common.files import atomic_write
-from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder
+from common.yaml_text import require_plain
+from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder, resume_command
+from lightning_modules.run.parent import die_with_parent
 
 # Where in configs/ the stages' files are.
 PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "threestudio/"}
@@ -32,6 +37,7 @@ STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
 CONFIG_FLAGS = ("-c", "--config")
+KINDS = {str: "text", int: "whole number", list: "list of options"}
 EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
 
 
@@ -57,6 +63,9 @@ class Wish:
     overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self):
+        for name, kind in (("prompt", str), ("preset", str), ("particles", int), ("seed", int), ("overrides", list)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name}: {getattr(self, name)!r} is no {KINDS[kind]}")
         if not self.prompt.strip():
             raise InputError("prompt: it is empty; say what to make, for example 'a red mushroom'")
         if "${" in self.prompt:
@@ -65,8 +74,8 @@ class Wish:
             raise InputError(f"--preset: '{self.preset}' is not one of {', '.join(PRESETS)}")
         if self.particles < 1:
             raise InputError(f"--particles: {self.particles}; at least 1 is needed")
-        if self.seed < 0:
-            raise InputError(f"--seed: {self.seed}; at least 0 is needed")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed: {self.seed}; it is not in 0 ... {2**32 - 1}")
         world = self.ranks()
         if self.particles % world and world % self.particles:
             raise InputError(
@@ -84,10 +93,13 @@ class Wish:
         for option, value in zip(self.overrides, [*self.overrides, ""][1:], strict=True):
             if option in CONFIG_FLAGS:
                 try:
-                    read = yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {}
-                except (OSError, yaml.YAMLError) as error:
+                    text = Path(value).read_text(encoding="utf-8")
+                    require_plain(text, f"{option}: {value}")
+                    read = yaml.safe_load(text) or {}
+                except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                     raise InputError(f"{option}: {value} cannot be read; name a configuration file") from error
-                given |= {key: n for key, n in (read.get("trainer") or {}).items() if key in given}
+                trainer = read.get("trainer") if isinstance(read, dict) else None
+                given |= {key: n for key, n in (trainer or {}).items() if key in given}
             name, equals, rest = option.partition("=")
             key = name.removeprefix("--trainer.")
             if name.startswith("--trainer.") and key in given:
@@ -176,7 +188,8 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     # the working directory are none of its business.
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
     place = f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}"
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONSAFEPATH": "1", PLACE: place})
+    environment = os.environ | {"PYTHONSAFEPATH": "1", PLACE: place}
+    process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, os.getpid()))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()
@@ -243,9 +256,37 @@ def recorded(folder: Path) -> Wish:
     if not file.is_file():
         raise InputError(f"--resume: {folder} is no run of dream, {DREAM} is missing; name the folder that it printed")
     try:
-        return Wish(**yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (TypeError, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8")
+        require_plain(text, f"--resume: {file}")
+        return Wish(**yaml.safe_load(text))
+    except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--resume: {file} is damaged; restore it, or start anew") from error
+
+
+class OneLineArguments(argparse.ArgumentParser):
+    """Prints in one line what is wrong with the arguments, without the usage."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def a_path(text: str) -> Path:
+    """The path that an option names.
+
+    Args:
+        text: Its value.
+
+    Raises:
+        argparse.ArgumentTypeError: It names none.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("it is empty or no path; name a folder")
+    try:
+        Path(text).is_dir()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}...': {error.strerror}") from error
+    return Path(text)
 
 
 def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
@@ -263,13 +304,13 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     args = sys.argv[1:] if args is None else args
     split = args.index("--") if "--" in args else len(args)
     args, overrides = args[:split], absolute_configs(args[split + 1 :])
-    parser = argparse.ArgumentParser(prog="dream", description=__doc__.splitlines()[0], epilog=EPILOG)
+    parser = OneLineArguments(prog="dream", description=__doc__.splitlines()[0], epilog=EPILOG)
     parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
     parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")
     parser.add_argument("--seed", type=int, help=f"of everything random (default: {Wish.seed})")
-    parser.add_argument("--out", type=Path, help="a new folder for the run (default: runs/PROMPT/TIME)")
-    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="resume the run in this folder")
+    parser.add_argument("--out", type=a_path, help="a new folder for the run (default: runs/PROMPT/TIME)")
+    parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
     options = parser.parse_args(args)
     given = {key: value for key, value in vars(options).items() if value is not None and key not in ("out", "resume")}
     if overrides:
@@ -325,13 +366,21 @@ def main(
             config_of(wish.preset, stage)
         folder.reserve()
     except InputError as error:
-        print(f"dream: {error}", file=sys.stderr)
+        print(f"dream: {' '.join(str(error).split())[:500]}", file=sys.stderr)
         sys.exit(2)
-    if not resumed:
-        (folder.path / DREAM).write_text(yaml.safe_dump(asdict(wish), allow_unicode=True), encoding="utf-8")
-    code = dream(wish, folder.path, more)
-    if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
-        folder.discard()
+    try:
+        if not resumed:
+            (folder.path / DREAM).write_text(yaml.safe_dump(asdict(wish), allow_unicode=True), encoding="utf-8")
+        code = dream(wish, folder.path, more)
+        if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
+            folder.discard()
+    except (KeyboardInterrupt, OSError) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        words = "interrupted" if interrupted else f"{error.filename}: {error.strerror}"
+        print(f"dream: {words}; resume: {resume_command(folder.path / STAGES[0])}", file=sys.stderr)
+        sys.exit(130 if interrupted else 1)
+    finally:
+        folder.release()
     if code == 0 and at_end is not None:
         at_end(folder.path)
     sys.exit(code)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.pixels import to_uint8
 from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
-from lightning_modules.object_stage import ObjectStage, require_fraction
+from lightning_modules.object_stage import LARGEST_GRID, ObjectStage, require_rates
 from scene.cameras import Cameras
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
@@ -34,12 +35,19 @@ class SurfaceLosses:
         opacity: Of the mean squared difference between the surface's coverage and the NeRF's opacity.
         vertex_consistency: Of the mean of 1 - cosine between the normals of vertices with a common edge, as in
             threestudio.
+
+    Raises:
+        InputError: One of them is negative.
     """
 
     consistency: float = 5000.0
     laplacian: float = 0.5
     opacity: float = 0.0
     vertex_consistency: float = 0.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            require_range(f"model.losses.{name}", value, 0)
 
 
 class GeometryStage(ObjectStage):
@@ -89,9 +97,15 @@ class GeometryStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        if resolution < 3:
-            raise InputError(f"model.resolution: {resolution}; a tetrahedral grid needs at least 3 cells an axis")
-        require_fraction("model.random_background", random_background)
+        require_range("model.resolution", resolution, 3, LARGEST_GRID)
+        for key, value in (("eval", eval_background), ("random", random_background), ("plain", plain_background)):
+            require_range(f"model.{key}_background", value, 0, 1)
+        require_range("model.random_background_from", random_background_from, 0)
+        require_positive("model.start_distance", start_distance)
+        if not 0 < start_fovy < 180:
+            raise InputError(f"model.start_fovy: {start_fovy:g} is not inside (0, 180) degrees")
+        require_range("model.start_size", start_size, 1, 4096)
+        require_rates(lr=lr)
         self.random_background, self.random_background_from = random_background, random_background_from
         self.plain_background = plain_background
         self.nerf, self.resolution, self.guided, self.losses = nerf, resolution, guided, losses or SurfaceLosses()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from common.checks import require_range
 from lightning_modules.stage import Stage
 from vsd.views import View
 
@@ -43,6 +44,9 @@ class ImageStage(Stage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
+        for name, value in (("lr", lr), ("ancestral_scale", ancestral_scale)):
+            require_range(f"model.{name}", value, 0)
+        require_range("model.elevation", elevation, -90, 90)
         self.space, self.azimuth, self.elevation = space, azimuth, elevation
         self.lr, self.ancestral_scale = lr, ancestral_scale
 
@@ -86,11 +90,14 @@ class ImageStage(Stage):
         """Pictures (n, 3, H, W) in [0, 1] of the particles of guidance number `which`."""
         pictures = torch.stack(list(self.pictures[which])).detach()
         if self.space == "latents":
+            # When training has ended, Lightning has moved the particles to the CPU.
+            pictures = pictures.to(self.guidances[which].core.prior.device)
             pictures = self.guidances[which].decode(pictures)
         return ((pictures + 1) / 2).clamp(0, 1).float().cpu()
 
     @override
-    def on_train_end(self) -> None:
+    def on_fit_end(self) -> None:
+        # Not when training ends: a run that was killed after its last step writes the picture when it is resumed.
         if not self.trainer.is_global_zero:
             return
         ancestral = self.guidances[0].sample(self.order.n, self.view(1), self.ancestral_scale)

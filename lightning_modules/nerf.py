@@ -4,6 +4,7 @@ A step moves m particles, among which the batch's cameras are divided evenly. Pi
 validation one strip per particle (colour, normal, depth, opacity), at the end a turntable.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from common.errors import InputError
-from lightning_modules.object_stage import ObjectStage, field_optimizer, require_fraction
+from common.checks import require_positive, require_range
+from lightning_modules.object_stage import ObjectStage, field_optimizer, require_background, require_rates
 from lightning_modules.regularisers import Regularisers
 from scene.cameras import Cameras
 from scene.hashgrid import HashGrid, Interpolation
@@ -60,9 +61,17 @@ class FieldSettings:
     density_noise: float = 0.0
 
     def __post_init__(self):
-        for name, least in (("hidden", 0), ("finest", 16), ("density_noise", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"model.field.{name}: {getattr(self, name):g}; at least {least} is needed")
+        for name in ("bound", "radius"):
+            require_positive(f"model.field.{name}", getattr(self, name))
+        for name, least, most in (
+            ("hidden", 0, 4096),
+            ("occupancy", 1, 512),
+            ("samples", 1, 2**16),
+            ("max_samples", 1, 2**30),
+            ("finest", 16, 2**20),
+            ("density_noise", 0, math.inf),
+        ):
+            require_range(f"model.field.{name}", getattr(self, name), least, most)
 
 
 class NerfParticle(nn.Module):
@@ -133,7 +142,8 @@ class NerfStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_fraction("model.random_background", random_background)
+        require_background(random_background, eval_background)
+        require_rates(lr_encoding=lr_encoding, lr_network=lr_network, lr_background=lr_background)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay, self.weight_decay = lr_decay, weight_decay

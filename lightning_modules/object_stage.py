@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from common.checks import require_range
 from common.errors import InputError
 from common.pixels import to_uint8
 from lightning_modules.run.pictures import contact_sheet, save_picture, save_video
@@ -16,6 +17,8 @@ from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
 from scene.cameras import Cameras
 from vsd.views import View
+
+LARGEST_GRID = 512  # cells of a tetrahedral grid along an axis
 
 
 class ObjectStage(Stage):
@@ -187,18 +190,31 @@ class ObjectStage(Stage):
             save_video(torch.stack(frames), self.run_folder / f"predict/particle{i}.mp4")
 
 
-def require_fraction(key: str, value: float) -> None:
-    """Checks that an option is in [0, 1].
+def require_background(random_background: float, eval_background: float | None) -> None:
+    """Checks the options of what is behind an object.
 
     Args:
-        key: Of the option.
-        value: Its value.
+        random_background: Probability of a random colour in training.
+        eval_background: Grey of pictures, or None.
 
     Raises:
-        InputError: It is not.
+        InputError: One is not in [0, 1].
     """
-    if not 0 <= value <= 1:
-        raise InputError(f"{key}: {value:g} is not in [0, 1]")
+    require_range("model.random_background", random_background, 0, 1)
+    require_range("model.eval_background", eval_background, 0, 1)
+
+
+def require_rates(**rates: float) -> None:
+    """Checks learning rates.
+
+    Args:
+        rates: By the names of the options of the model.
+
+    Raises:
+        InputError: One is negative or not finite.
+    """
+    for name, value in rates.items():
+        require_range(f"model.{name}", value, 0)
 
 
 def field_optimizer(stage: ObjectStage) -> dict:

@@ -9,8 +9,10 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
+from typing_extensions import override
 
 from common.ranks import average
+from lightning_modules.run.ranks import RankLauncher
 
 
 class ParticleParallelStrategy(DDPStrategy):
@@ -21,6 +23,10 @@ class ParticleParallelStrategy(DDPStrategy):
     """
 
     broadcast_step = -1  # the trainer's step of the last broadcast
+
+    @override
+    def _configure_launcher(self) -> None:
+        self._launcher = RankLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def configure_ddp(self) -> None:
         """Leaves the stage unwrapped, and creates the groups of ranks that train the same particle."""

@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from common.checks import require_range
 from common.errors import InputError
+
+LARGEST = 10_000  # number of particles
 
 
 class RoundRobin:
@@ -21,8 +24,10 @@ class RoundRobin:
     """
 
     def __init__(self, n: int, m: int, seed: int = 0):
+        require_range("model.seed", seed, 0)
         if n < 1:
             raise InputError(f"model.particles: {n}; at least 1 is needed")
+        require_range("model.particles", n, 1, LARGEST)
         if not 1 <= m <= n:
             raise InputError(f"model.particles_per_step: {m} is not in 1 ... {n}, the number of particles")
         self.n, self.m, self.seed = n, m, seed

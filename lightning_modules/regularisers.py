@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks import require_range
 from scene.volume_rendering import VolumeRender
 
 
@@ -28,6 +29,9 @@ class Regularisers:
             which is weaker the finer the lattice and the more of the cube is fog.
         z_variance: Of the mean variance of a ray's depth (world units squared), over the rays of opacity above 0.5.
 
+    Raises:
+        InputError: One of them is negative.
+
     Source: ProlificDreamer's and threestudio's code; z_variance: Zhu et al. 2023, HiFA.
     """
 
@@ -38,6 +42,10 @@ class Regularisers:
     sparsity_until: int | None = None
     entropy_bins: int = 0
     z_variance: float = 0.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            require_range(f"model.losses.{name}", value, 0)
 
     def penalty(self, out: VolumeRender, step: int, span: tuple[Tensor, Tensor]) -> Tensor:
         """The weighted sum of the losses, a scalar.

@@ -1,6 +1,7 @@
 """What all stages have in common: particles, guidances, the run folder and the pictures in it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from common.errors import InputError
+from common.finite import first_not_finite
 from common.randomness import generator
+from lightning_modules.broken_gradients import CHECK_EVERY, BrokenGradients
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
@@ -33,6 +36,7 @@ class Stage(pl.LightningModule):
     def __init__(self, particles: int, particles_per_step: int, seed: int):
         super().__init__()
         self.order = RoundRobin(particles, particles_per_step, seed)
+        self.broken_gradients = BrokenGradients(particles)
         self.seed = seed
         self.guidances: list[VSDGuidance] = []
         self.loaded_step = 0  # of the checkpoint that the particles come from
@@ -100,6 +104,35 @@ class Stage(pl.LightningModule):
                 logger.drop_from(self.global_step)
 
     @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for index in self.order(self.global_step)[0]:
+            self.broken_gradients.leave_out(index, self.particle_tensors(index))
+
+    @override
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step % CHECK_EVERY == 0:
+            self.check_gradients()
+
+    def check_gradients(self, end: bool = False) -> None:
+        """Stops training where a particle's gradients are broken. All ranks must call it.
+
+        Args:
+            end: Whether no step follows.
+
+        Raises:
+            InputError: Too many were.
+        """
+        counts = self.broken_gradients.counts.to(self.device).clone()
+        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        warning = self.broken_gradients.check(counts, self.trainer.callback_metrics, end)
+        if warning is not None:
+            self.print_rank_zero(warning)
+
+    @override
+    def on_train_end(self) -> None:
+        self.check_gradients(end=True)
+
+    @override
     def on_train_epoch_end(self) -> None:
         # The strategy's own hook at the end of training comes after the stage's, which may show all particles.
         if isinstance(self.trainer.strategy, ParticleParallelStrategy):
@@ -148,13 +181,43 @@ class Stage(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self.require_finite(checkpoint)
         mark(checkpoint, self)
         checkpoint["vsd"]["rounds"] = self.order.state()
+
+    def require_finite(self, checkpoint: dict) -> None:
+        """Checks that what was trained is finite, so that no checkpoint is replaced by one that is not.
+
+        Args:
+            checkpoint: That is to be written, on every rank.
+
+        Raises:
+            InputError: Something in it has nan or infinity.
+        """
+        keys = [guidance.state_key for guidance in self.guidances]
+        trained = {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")}  # one may hold weights alone
+        trained["callbacks"] = {key: checkpoint.get("callbacks", {}).get(key) for key in keys}
+        name = first_not_finite(trained)
+        if name is None:
+            return
+        ours = {id(tensor): index for index in range(self.order.n) for tensor in self.particle_tensors(index)}
+        named = self.state_dict(keep_vars=True).get(name.removeprefix("state_dict."))
+        owner = f"particle {ours[id(named)]}: " if id(named) in ours else ""
+        raise InputError(
+            f"{owner}{name} has nan or infinity at step {self.global_step}; the checkpoint before is kept, lower the "
+            "learning rates and resume"
+        )
 
     @override
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         require_mark(checkpoint, type(self).__name__)
         require_weights(checkpoint["state_dict"], self)
+        for guidance in self.guidances:  # which train only where there are some
+            if guidance.state_key not in checkpoint.get("callbacks", {}):
+                raise InputError(
+                    f"ckpt_path: the checkpoint has no state of the guidance {guidance.kind} for "
+                    f"'{guidance.prompts.prompt}'; resume with the config.yaml of the run"
+                )
         self.loaded_step = checkpoint["global_step"]
         self.order.resume(checkpoint["vsd"]["rounds"], self.loaded_step)
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from common.checks import require_range
 from common.errors import InputError
 from lightning_modules.handover import first_surface, load_meshes, load_nerfs
 from lightning_modules.nerf import NerfParticle
-from lightning_modules.object_stage import ObjectStage, field_optimizer, require_fraction
+from lightning_modules.object_stage import LARGEST_GRID, ObjectStage, field_optimizer, require_background, require_rates
 from scene.cameras import Cameras
 from scene.export import write_glb, write_obj
 from scene.iso_surface import judging_cameras, mesh_mask
@@ -21,6 +22,7 @@ from scene.rasterizer import RayCaster
 from scene.solids import solid_mesh
 from scene.texture import bake, unwrap
 
+LARGEST_TEXTURE = 16384  # texels of a side
 SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surface is judged before training
 
 
@@ -80,7 +82,7 @@ class TextureStage(ObjectStage):
         random_background_from: The particle's step from which on random_background holds; until then all views have
             the learned background.
         weight_decay: AdamW's, >= 0.
-        texture_size: Texels of the exported image's side, >= 16.
+        texture_size: Texels of the exported image's side, in 16 ... 16384.
         seed: Of random colours, the particles' order and everything drawn in training, >= 0.
 
     Raises:
@@ -109,9 +111,10 @@ class TextureStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_fraction("model.random_background", random_background)
-        if texture_size < 16:
-            raise InputError(f"model.texture_size: {texture_size} texels hold no texture; at least 16 are needed")
+        require_background(random_background, eval_background)
+        require_rates(lr_encoding=lr_encoding, lr_network=lr_network, lr_background=lr_background)
+        require_range("model.resolution", resolution, 3, LARGEST_GRID)
+        require_range("model.texture_size", texture_size, 16, LARGEST_TEXTURE)
         self.nerf, self.geometry, self.resolution, self.inherit = nerf, geometry, resolution, inherit
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay, self.weight_decay, self.eval_background = lr_decay, weight_decay, eval_background

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.randomness import generator
 from common.ranks import average
@@ -95,6 +96,12 @@ class VSDGuidance(pl.Callback):
         savings: Savings | None = None,
         encode_sample: bool = False,
     ):
+        for option, value in (("scale", scale), ("perp_neg", perp_neg), ("nan_limit", nan_limit), ("factor", factor)):
+            require_range(f"guidance.{option}", value, 0)
+        require_range("guidance.rescale", rescale, 0, 1)
+        require_range("guidance.esd_scale", esd_scale, 0)
+        require_positive("guidance.clamp", clamp)
+        require_range("guidance.seed", seed, 0)
         if perp_neg and views is None:
             raise InputError(f"guidance.perp_neg: {perp_neg:g} without views; set guidance.views, or perp_neg to 0")
         if reduction == "none":

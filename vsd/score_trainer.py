@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.randomness import generator
 from vsd.prior import Text
@@ -71,8 +72,15 @@ class ScoreSettings:
         if self.replay and self.shared_forward:
             raise InputError("guidance.score.replay: a shared forward learns from the last step; set one of them only")
         for name in ("camera_dropout", "phi_mix"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"guidance.score.{name}: {getattr(self, name)} is not in [0, 1]")
+            require_range(f"guidance.score.{name}", getattr(self, name), 0, 1)
+        for name in ("lr", "weight_limit"):
+            require_positive(f"guidance.score.{name}", getattr(self, name))
+        for beta in self.betas:
+            if not 0 <= beta < 1:
+                raise InputError(f"guidance.score.betas: {beta} is not in [0, 1)")
+        for name in ("weight_decay", "warmup"):
+            require_range(f"guidance.score.{name}", getattr(self, name), 0)
+        require_range("guidance.score.rank", self.rank, 1, 1024)
 
 
 class Forward(NamedTuple):

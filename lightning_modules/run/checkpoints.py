@@ -1,4 +1,4 @@
-"""Checkpoints of stages: one file per run, replaced by rename, that says what wrote it.
+"""Checkpoints of stages: what they hold, and how they are read.
 
 A checkpoint is Lightning's, plain tensors and Python values, with a marker: the format's version and the stage.
 """
@@ -9,84 +9,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.exceptions import SIGTERMException
-from typing_extensions import override
 
 from common.errors import InputError
-from lightning_modules.run.folder import LAST
+from lightning_modules.run.folder import LAST, PREVIOUS
+from lightning_modules.run.saving import is_intact
 
 FORMAT = 4  # raise it when a checkpoint's content changes so that older ones do not load
 KEY = "ckpt_path"  # names a checkpoint on the command line
-
-
-class LastCheckpoint(Checkpoint):
-    """Keeps checkpoints/last.ckpt in the run folder: every `every` steps, at the end, and when SIGTERM stops one rank.
-
-    Lightning's ModelCheckpoint saves neither of the latter two, and writes through the system's temporary folder, so
-    that a kill can leave half a file where that is another disk.
-
-    Args:
-        every: Steps of the trainer between two checkpoints, >= 1.
-
-    Raises:
-        InputError: `every` is impossible.
-    """
-
-    def __init__(self, every: int = 500):
-        super().__init__()
-        if every < 1:
-            raise InputError(f"checkpoint.every: {every}; at least 1 is needed")
-        self.every = every
-        self.saved = -1
-
-    @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved = trainer.global_step
-
-    @override
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
-        # so that a run with more steps continues as if it had never ended.
-        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or (trainer.received_sigterm and single_rank(trainer)):
-            self.save(trainer)
-
-    @override
-    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.save(trainer)
-
-    @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # Lightning raises this one between two steps; after any other, the state may be that of half a step.
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
-            self.save(trainer)
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Writes the file, unless it holds this step already.
-
-        Args:
-            trainer: Of the stage.
-        """
-        if self.saved == trainer.global_step or trainer.fast_dev_run:
-            return
-        path = trainer.lightning_module.run_folder / LAST
-        part = path.with_suffix(".part")
-        trainer.save_checkpoint(part, weights_only=False)
-        if trainer.is_global_zero:
-            part.replace(path)
-        trainer.strategy.barrier()
-        self.saved = trainer.global_step
-
-
-def single_rank(trainer: pl.Trainer) -> bool:
-    """Whether a signal may be answered with a checkpoint; several ranks, not at the same step, would wait in vain.
-
-    Args:
-        trainer: Of the stage.
-    """
-    return trainer.world_size == 1
+NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "global_step")
 
 
 def mark(checkpoint: dict, stage: pl.LightningModule) -> None:
@@ -145,7 +75,7 @@ def require_weights(state: dict, stage: pl.LightningModule) -> None:
 
 
 def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
-    """Reads a checkpoint, memory-mapped, without executing anything in it.
+    """Reads a checkpoint, memory-mapped, without executing anything in it, once its checksums have been compared.
 
     Args:
         path: Of the file.
@@ -160,6 +90,10 @@ def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
             raise InputError(f"{key}: {path} is no checkpoint; name one that a run of this program wrote")
+    before = path.with_name(PREVIOUS.name)
+    other = before if path.name == LAST.name and before.is_file() else "another checkpoint"
+    if not is_intact(path):
+        raise InputError(f"{key}: {path} is damaged, its checksums do not fit; name {other}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -169,6 +103,34 @@ def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
     except Exception as error:
         # torch raises a dozen types for a damaged file.
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{key}: {path} is damaged ({reason}); name another checkpoint") from error
+        raise InputError(f"{key}: {path} is damaged ({reason}); name {other}") from error
     require_mark(checkpoint, stage, path, key)
+    missing = [name for name in NEEDED if name not in checkpoint]
+    if missing:
+        raise InputError(f"{key}: {path} has no {', '.join(missing)}, without which no run resumes; name another")
     return checkpoint
+
+
+def first_good(paths: list[Path], stage: str) -> tuple[Path, str]:
+    """The first checkpoint that can be read.
+
+    Args:
+        paths: Of checkpoints, the newest first, at least one.
+        stage: Name of the stage's class that must have written it.
+
+    Returns:
+        Its path, and a warning that names the ones that cannot be read, "" where the first one can.
+
+    Raises:
+        InputError: None can be read; the error is that of the first.
+    """
+    refusals: list[InputError] = []
+    for path in paths:
+        try:
+            step = read_checkpoint(path, stage)["global_step"]
+        except InputError as error:
+            refusals.append(error)
+        else:
+            reason = str(refusals[0]).rpartition(";")[0] if refusals else ""
+            return path, reason and f"warning: {reason}; resuming from {path}, step {step}"
+    raise refusals[0]

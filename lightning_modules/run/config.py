@@ -6,10 +6,11 @@ from pathlib import Path
 
 import yaml
 from jsonargparse import Namespace
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from common.errors import InputError
-from lightning_modules.run.checkpoints import read_checkpoint
-from lightning_modules.run.folder import CONFIG, LAST, RunFolder, checkpoints, requeued
+from lightning_modules.run.checkpoints import first_good
+from lightning_modules.run.folder import CONFIG, LAST, PREVIOUS, RunFolder, checkpoints, requeued
 
 METRICS = "lightning_modules.run.loggers.MetricsFile"
 
@@ -19,7 +20,8 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
 
     trainer.default_root_dir names the folder. Without it, `ckpt_path: last` means the run in whose folder the
     configuration file lies, RUN/config.yaml; `ckpt_path: RUN/checkpoints/last.ckpt` means RUN; a run from the start
-    gets a fresh folder.
+    gets a fresh folder. 'last' is the newest checkpoint of the run that can be read; where that is not the newest one,
+    a line says so.
 
     Args:
         config: Of the subcommand.
@@ -35,39 +37,52 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
     given, word = config.trainer.default_root_dir, config.get("ckpt_path")
     path = None if given is None else Path(given)
     records = [Path(file.absolute) for file in config.get("config") or [] if Path(file.absolute).name == CONFIG]
-    checkpoint = None
+    candidates: list[Path] = []  # of which the first good one is taken
     if word == "last":
         if path is None and len(records) != 1:
             raise InputError(
                 "ckpt_path: 'last' of which run? Say --config RUN/config.yaml or --trainer.default_root_dir RUN"
             )
         path = path or records[0].parent
-        checkpoint = path / LAST
-        if not checkpoint.exists() and (path / CONFIG).exists():
-            checkpoint = None  # stopped before the first one: there is nothing to lose
+        candidates = [file for file in (path / LAST, path / PREVIOUS) if file.exists()]
+        if not candidates and not (path / CONFIG).exists():
+            candidates = [path / LAST]  # else stopped before the first one: there is nothing to lose
     elif word is not None:
-        checkpoint = Path(word).expanduser().absolute()
-        if path is None and (checkpoint.parents[1] / CONFIG).exists():
-            path = checkpoint.parents[1]
+        candidates = [Path(word).expanduser().absolute()]
+        if path is None and (candidates[0].parent.parent / CONFIG).exists():
+            path = candidates[0].parent.parent
     elif not fit:
         raise InputError("ckpt_path: it is missing; name a checkpoint, or say 'last' with --config RUN/config.yaml")
     folder = RunFolder(path, config.get("prompt"))
     if word is None and requeued():
-        checkpoint = max(checkpoints(folder.path), key=os.path.getmtime, default=None)
-    elif fit and checkpoint is None and not folder.fresh and checkpoints(folder.path):
+        candidates = sorted(checkpoints(folder.path), key=os.path.getmtime, reverse=True)
+    elif fit and not candidates and not folder.fresh and checkpoints(folder.path):
         raise InputError(
             f"trainer.default_root_dir: {folder.path} holds a run; resume it with --ckpt_path last, or name another"
         )
-    for record in {*records, *([folder.path / CONFIG] if checkpoint else [])}:
-        _require_record(record, config)
-    if checkpoint is not None:
-        read_checkpoint(checkpoint, config.model.class_path.rpartition(".")[2])
+    for record in {*records, *([folder.path / CONFIG] if candidates else [])}:
+        _require_record(record, config, whole=bool(candidates) and record == folder.path / CONFIG)
+    if not candidates:
+        return folder, None
+    checkpoint, warning = first_good(candidates, config.model.class_path.rpartition(".")[2])
+    if warning and rank_zero_only.rank == 0:
+        print(warning, flush=True)
     return folder, checkpoint
 
 
-def _require_record(record: Path, config: Namespace) -> None:
-    """InputError where the configuration has another prompt or seed than the record of a run, which repeats both."""
-    recorded = yaml.safe_load(record.read_text()) if record.exists() else {}
+def _require_record(record: Path, config: Namespace, whole: bool) -> None:
+    """InputError where the configuration has another prompt or seed than the record of a run, which repeats both.
+
+    whole: Also where the record is not one that a run has written to its end.
+    """
+    if not record.exists():
+        return
+    try:
+        recorded = yaml.safe_load(record.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError):
+        recorded = None
+    if not isinstance(recorded, dict) or (whole and "ckpt_path" not in recorded):
+        raise InputError(f"--config: {record}, the record of the run, is damaged; restore it, or start anew")
     for key in ("prompt", "seed_everything"):
         if key in recorded and recorded[key] != config.get(key):
             raise InputError(

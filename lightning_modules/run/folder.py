@@ -1,7 +1,8 @@
 """The run folder: one folder per run, in which everything lies that the run writes.
 
 runs/NAME/STAMP/ with NAME derived from the prompt, or the folder that trainer.default_root_dir names. In it are
-config.yaml, checkpoints/last.ckpt, metrics.csv, pictures and videos. A run is resumed in its own folder.
+config.yaml, checkpoints/last.ckpt and the one before it, previous.ckpt, metrics.csv, pictures and videos. A run is
+resumed in its own folder.
 """
 
 import os
@@ -14,8 +15,14 @@ from pathlib import Path
 
 from common.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a run folder is not locked
+    fcntl = None
+
 CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = LAST.with_name("previous.ckpt")  # the one before it
 DREAM = "dream.yaml"  # beside the folders of the stages that `dream` runs
 PLACE = "VSD_PLACE"  # in the environment of a stage that `dream` runs: which of its stages it is, for the progress
 
@@ -66,18 +73,22 @@ class RunFolder:
         self.path = Path("runs").absolute() / name_of(prompt) / stamp if path is None else path.expanduser().absolute()
         self.key = key
         self._created: list[Path] | None = None  # folders to remove should the run come to nothing
+        self._lock: int | None = None
 
-    def reserve(self) -> None:
+    def reserve(self, alone: bool = True) -> None:
         """Creates the folder; a fresh one gets a number where another run has the name.
 
+        Args:
+            alone: Whether no other process may reserve it like this until this one releases it or ends.
+
         Raises:
-            InputError: It cannot be created or written to.
+            InputError: It cannot be created or written to, or another process has reserved it.
         """
         stem, number = self.path.name, 1
         shared = not self.fresh or requeued()
         while True:
-            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             try:
+                missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
                 self.path.mkdir(parents=True, exist_ok=shared)
                 break
             except OSError as error:
@@ -89,8 +100,35 @@ class RunFolder:
             self.path = self.path.with_name(f"{stem}-{number}")
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise InputError(f"{self.key}: {self.path} is not writable; name another folder")
+        if alone:
+            self._lock_or_refuse()
         if not any(self.path.iterdir()):
             self._created = missing
+
+    def _lock_or_refuse(self) -> None:
+        if fcntl is None:
+            return
+        # The folder itself is locked, for as long as this process lives, so that there is no file to leave.
+        lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise InputError(
+                f"{self.key}: a run is going on in {self.path}; wait for its end, stop it, or name another folder"
+            ) from error
+        except OSError:  # a network's file system without locks
+            os.close(lock)
+            return
+        self._lock = lock
+        for part in [*self.path.glob("*.part"), *(self.path / LAST.parent).glob("*.part")]:
+            part.unlink(missing_ok=True)  # of a run that was killed
+
+    def release(self) -> None:
+        """Lets other processes reserve the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def discard(self) -> None:
         """Undoes `reserve` and removes what was written since, for a run that ended before it trained."""

@@ -1,15 +1,72 @@
-"""Signals between two steps: Ctrl-C, which stops a run with a checkpoint, and SLURM's to several ranks at once."""
+"""How a run is stopped: between two steps with a checkpoint, before and after them with a line, and by SLURM."""
 
 import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_modules.run.folder import RunFolder, resume_command
+from lightning_modules.run.saving import LastCheckpoint
+
+
+class Terminated(BaseException):
+    """SIGTERM while no training answers it."""
+
+
+class Terminable:
+    """A context in which SIGTERM raises Terminated, so that what has begun is undone. In a fit, Lightning answers."""
+
+    def __enter__(self) -> "Terminable":
+        self.handler = None
+        if threading.current_thread() is threading.main_thread():
+            self.handler = signal.signal(signal.SIGTERM, terminated)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.handler is not None:
+            signal.signal(signal.SIGTERM, self.handler)
+
+
+def terminated(number: int, _: FrameType | None) -> None:
+    """Handles SIGTERM.
+
+    Args:
+        number: Of the signal.
+
+    Raises:
+        Terminated: Unless Lightning's handler, which calls the one that it has replaced, is in charge.
+    """
+    if signal.getsignal(signal.SIGTERM) is terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+
+def ending(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and the words for what ended a run, where it was no wrong input and no defect.
+
+    Args:
+        error: What was raised.
+    """
+    interrupted = isinstance(error, KeyboardInterrupt)
+    # Lightning turns Ctrl-C into exit code 1.
+    if interrupted or (isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)):
+        return 128 + signal.SIGINT, "interrupted"
+    if isinstance(error, Terminated):
+        return 128 + signal.SIGTERM, "terminated"
+    full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if full or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        words = " ".join(str(error).split())[:150]
+        return 1, f"out of memory ({words}); use fewer particles, smaller pictures or a smaller model"
+    if isinstance(error, OSError) and error.strerror:
+        return 1, f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
 
 
 class Stoppable:
@@ -38,7 +95,7 @@ class Stoppable:
     def _interrupted(self, number: int, _: FrameType | None) -> None:
         signal.signal(signal.SIGINT, self.handler)
         # Lightning listens to SIGTERM while it trains. Several ranks are not at the same step when the signal comes.
-        if self.trainer.world_size > 1 or not callable(signal.getsignal(signal.SIGTERM)):
+        if self.trainer.world_size > 1 or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, terminated):
             raise KeyboardInterrupt
         self.code = 128 + number
         print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
@@ -53,6 +110,55 @@ class Stoppable:
         if self.trainer.is_global_zero:
             step = self.trainer.global_step
             print(f"vsd: stopped at step {step}; resume: {resume_command(folder.path)}", file=sys.stderr)
+
+
+class AgreedStop(pl.Callback):
+    """Answers SIGTERM and Ctrl-C to any of several ranks, with a checkpoint, after a step on which all agree.
+
+    Ranks are not at the same place when a signal comes, and it may come to one of them alone.
+    """
+
+    def __init__(self):
+        self.asked = 0
+        self.handlers: dict[int, Any] = {}
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        environment = trainer.strategy.cluster_environment if trainer.world_size > 1 else None
+        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        if trainer.world_size > 1 and not requeued:  # SLURM itself decides what SIGTERM means there
+            self.handlers = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+
+    @override
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if not self.handlers:
+            return
+        asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
+        number = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        if number:
+            for callback in trainer.callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.save(trainer)
+            self._restore()
+            raise SIGTERMException(number)
+
+    def _restore(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
 
 
 class Requeue(pl.Callback):

@@ -41,7 +41,7 @@ def test_a_run_follows_its_seed_and_more_particles_leave_the_number_of_steps():
 def test_the_report_holds_every_run_and_a_second_command_runs_nothing(tmp_path, monkeypatch, capsys):
     """With judges of random weights and few samples: the figures mean nothing, the table is whole."""
     monkeypatch.setattr(
-        claims, "load_judges", lambda: Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
+        claims, "load_judges", lambda _: Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
     )
     monkeypatch.setattr(claims, "SAMPLES", 4)
     monkeypatch.setattr(claims, "QUICK", TINY)

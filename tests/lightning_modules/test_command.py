@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from PIL import Image
 from small_runs import LOOKS, NERF, PATHS, SMALL, UNSEEN, assert_same_end, at, fit, resume
 
 from lightning_modules.cli import run
+from lightning_modules.nerf import NerfStage
+from lightning_modules.run import saving
 from lightning_modules.run.checkpoints import FORMAT
 from lightning_modules.run.folder import CONFIG, LAST
 
@@ -86,6 +89,46 @@ def test_a_stopped_run_saves_the_step_it_is_in_and_says_how_to_resume(whole, mon
     words = said[0].partition("resume: vsd ")[2].split()
     run([*words, UNSEEN])
     assert_same_end(whole, Path(words[2]).parent)
+
+
+def ended(capsys, function, *arguments, **more):
+    """Exit code and error line of a command that ends with one."""
+    with pytest.raises(SystemExit) as end:
+        function(*arguments, **more)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    return end.value.code, line
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_in_start_up_is_one_line_and_leaves_nothing(elsewhere, capsys, monkeypatch, number, code, word):
+    monkeypatch.setattr(NerfStage, "configure_model", lambda _: signal.raise_signal(number))
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert ended(capsys, fit, steps=8) == (code, f"vsd: {word}")
+    assert not list(elsewhere.iterdir())
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_a_signal_after_training_is_one_line_with_the_command_that_resumes(whole, elsewhere, capsys, monkeypatch):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    monkeypatch.setattr(NerfStage, "on_test_epoch_end", lambda _: signal.raise_signal(signal.SIGINT))
+    line = f"vsd: interrupted; resume: vsd fit --config run/{CONFIG} --ckpt_path last"
+    assert ended(capsys, resume, folder) == (130, line)
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(whole, elsewhere, capsys, monkeypatch):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    before = (folder / LAST).read_bytes()
+
+    def full(checkpoint, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(saving, "write", full)
+    code, line = ended(capsys, resume, folder, "--trainer.max_steps=9", UNSEEN)
+    assert code == 1 and "No space left on device; resume: vsd fit --config run/" in line
+    assert (folder / LAST).read_bytes() == before and not list(folder.rglob("*.part"))
 
 
 def test_a_run_goes_on_after_its_end_as_if_it_had_not_ended(whole, elsewhere):

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from small_runs import NERF, SMALL
 
 from common.errors import InputError
 from lightning_modules.cli import fault, main
-from lightning_modules.run.folder import CONFIG, LAST
+from lightning_modules.run.folder import CONFIG, LAST, RunFolder
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -73,6 +74,25 @@ def test_a_record_is_not_used_for_another_prompt_or_seed(whole, capsys, key, val
     assert line.startswith(f"{key}: ") and CONFIG in line
 
 
+@pytest.mark.parametrize("kept", [0, 0.5, 0.9, 0.97])
+def test_a_record_that_is_cut_short_is_not_resumed_with_the_defaults_of_what_is_missing(whole, elsewhere, capsys, kept):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    record = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(record[: int(kept * len(record))])
+    line = refused(capsys, "fit", "--config", str(folder / CONFIG), "--ckpt_path=last", "--prompt=a red mushroom")
+    assert CONFIG in line
+
+
+def test_a_run_that_is_going_on_is_not_resumed_beside_itself(whole, elsewhere, capsys):
+    folder = RunFolder(shutil.copytree(whole, elsewhere / "run"), None)
+    folder.reserve()
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    line = refused(capsys, "fit", "--config", str(folder.path / CONFIG), "--ckpt_path=last", "--trainer.max_steps=9")
+    assert f"a run is going on in {folder.path}" in line
+    assert before == {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    folder.release()
+
+
 class Evil:
     def __reduce__(self):
         return (Path.touch, (Path("touched"),))
@@ -89,6 +109,10 @@ def broken(checkpoint, how, path):
         path.write_bytes(pickle.dumps({"vsd": Evil()}))
     elif how == "unsafe":
         torch.save({"vsd": Evil()}, path)
+    elif how == "flipped":
+        content = bytearray(checkpoint.read_bytes())
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
     elif how == "folder":
         path.mkdir()
     else:
@@ -99,6 +123,10 @@ def broken(checkpoint, how, path):
             saved["vsd"]["stage"] = "ImageStage"
         elif how == "foreign":
             del saved["vsd"]
+        elif how == "without":
+            del saved["callbacks"], saved["loops"]
+        elif how == "fresh":
+            saved["callbacks"] = {}
         torch.save(saved, path)
 
 
@@ -111,13 +139,16 @@ def broken(checkpoint, how, path):
             ("version", "has format 99"),
             ("stage", "is of the stage ImageStage"),
             ("foreign", "no checkpoint of a stage"),
+            ("without", "has no callbacks, loops"),
+            ("fresh", "the checkpoint has no state of the guidance vsd for 'a red mushroom'"),
+            ("flipped", "is damaged, its checksums do not fit"),
         ),
     ],
 )
 def test_a_bad_checkpoint_is_one_line_and_nothing_is_lost(whole, elsewhere, capsys, how, named):
     broken(whole / LAST, how, elsewhere / "bad.ckpt")
     line = refused(capsys, "fit", "--config", NERF, *SMALL, f"--ckpt_path={elsewhere / 'bad.ckpt'}")
-    assert named in line and "bad.ckpt" in line
+    assert named in line and ("bad.ckpt" in line or how == "fresh")
     assert [path.name for path in elsewhere.iterdir()] == ["bad.ckpt"], "nothing of it was executed, nothing is left"
 
 
@@ -126,6 +157,14 @@ def test_a_checkpoint_of_other_particles_is_named(whole, elsewhere, capsys):
                    f"--trainer.default_root_dir={elsewhere / 'new'}")  # fmt: skip
     assert "particles.2" in line and "missing in the checkpoint" in line
     assert not list(elsewhere.iterdir())
+
+
+def test_a_refused_resume_leaves_the_record_as_it_was(whole, elsewhere, capsys):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    before = (folder / CONFIG).read_text()
+    line = refused(capsys, "fit", "--config", str(folder / CONFIG), "--ckpt_path=last", "--model.particles=3")
+    assert "particles.2" in line
+    assert (folder / CONFIG).read_text() == before
 
 
 def raised(error, cause=None):

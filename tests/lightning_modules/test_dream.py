@@ -10,7 +10,8 @@ from small_runs import GEOMETRY, TEXTURE, TINY
 
 from lightning_modules import dream
 from lightning_modules.dream import FINISHED, PRESETS, SECONDS, STAGES, Wish, config_of, main, options_of
-from lightning_modules.run.folder import CONFIG, DREAM, LAST
+from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder
+from lightning_modules.run.parent import die_with_parent
 
 SHORT = {
     stage: [option for option in options if "particles" not in option] + ["--trainer.max_steps=2"]
@@ -112,7 +113,8 @@ class Stage:
 
     code = 0
 
-    def __init__(self, command, env):
+    def __init__(self, command, env, preexec_fn):
+        assert preexec_fn.func is die_with_parent
         Stage.command, Stage.ended = command, False
         Stage.commands.append(command)
 
@@ -130,6 +132,16 @@ def stage(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Stage)
     Stage.commands = []
     return Stage
+
+
+def test_a_run_that_is_going_on_is_not_resumed_beside_itself(elsewhere, capsys):
+    (elsewhere / "run").mkdir()
+    (elsewhere / "run" / DREAM).write_text("prompt: a red car")
+    folder = RunFolder(Path("run"), None)
+    folder.reserve()
+    assert ended("--resume", "run") == 2
+    assert capsys.readouterr().err.startswith("dream: --resume: a run is going on in ")
+    folder.release()
 
 
 @pytest.mark.parametrize("code", [2, 130, 143, -9])
@@ -224,12 +236,12 @@ def test_overrides_reach_every_stage_and_are_repeated_when_a_run_resumes(elsewhe
     assert ended("a red car", "--particles", "2", "--out", "run", "--", *asked) == 7
     assert not (elsewhere / "run" / DREAM).exists(), "nothing has begun"
 
-    def begin(command, env):
+    def begin(command, env, **more):
         Path(command[-1].partition("=")[2]).mkdir(parents=True, exist_ok=True)
         (Path(command[-1].partition("=")[2]) / CONFIG).touch()
-        return Stage(command, env)
+        return Stage(command, env, **more)
 
-    monkeypatch.setattr(subprocess, "Popen", lambda command, env: begin([*command], env))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, **more: begin([*command], env, **more))
     assert ended("a red car", "--particles", "2", "--out", "run", "--", *asked) == 7
     assert yaml.safe_load((elsewhere / "run" / DREAM).read_text())["overrides"] == told
     (elsewhere / "other").mkdir()

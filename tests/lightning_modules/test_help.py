@@ -14,9 +14,9 @@ from lightning_modules.geometry import GeometryStage, SurfaceLosses
 from lightning_modules.image import ImageStage
 from lightning_modules.nerf import FieldSettings, NerfStage
 from lightning_modules.regularisers import Regularisers
-from lightning_modules.run.checkpoints import LastCheckpoint
 from lightning_modules.run.loggers import MetricsFile
 from lightning_modules.run.progress import StepLines
+from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.texture import TextureStage
 from vsd.guidance import VSDGuidance
 from vsd.score_trainer import ScoreSettings

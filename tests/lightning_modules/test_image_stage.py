@@ -75,6 +75,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
 
 
+def test_a_run_that_was_killed_before_its_picture_writes_it_when_it_is_resumed(untrained_prior, tmp_path):
+    def fit(**more):
+        one = trainer(tmp_path, 2, [guidance(untrained_prior)])
+        one.fit(ImageStage(particles=2, particles_per_step=2), **more)
+        return one, (tmp_path / "image.png").read_bytes()
+
+    one, written = fit()
+    one.save_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "image.png").unlink()
+    assert fit(ckpt_path=tmp_path / "last.ckpt")[1] == written
+
+
 def test_a_checkpoint_holds_what_was_trained_and_no_frozen_weights(untrained_prior, tmp_path):
     one = trainer(tmp_path, 1, [guidance(untrained_prior)])
     one.fit(ImageStage(particles=1, particles_per_step=1))

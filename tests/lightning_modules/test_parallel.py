@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -192,3 +193,36 @@ def test_another_strategy_is_refused(tmp_path, capsys, monkeypatch):
         main(["fit", "--config", NERF, *TINY, strategy, "--trainer.devices=2", "--trainer.default_root_dir=run"])
     assert ended.value.code == 2 and not Path("run").exists()
     assert "trainer.strategy: 'ddp_find_unused_parameters_true'" in capsys.readouterr().err
+
+
+def run_on_two(folder: Path, *more: str, **environment: str) -> subprocess.CompletedProcess:
+    """A small run on two ranks that gets a signal."""
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN, *more]
+    command += ["--trainer.devices=2", "--trainer.max_steps=6", "--model.particles=2", "--trainer.limit_val_batches=0"]
+    own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | PATHS | environment
+    command += [f"--trainer.default_root_dir={folder}"]
+    own["OMP_NUM_THREADS"] = "1"
+    return subprocess.run(command, env=own, capture_output=True, text=True, timeout=120)
+
+
+def errors(ended: subprocess.CompletedProcess) -> list[str]:
+    return [line for line in ended.stderr.splitlines() if line.startswith("vsd: ") or "Traceback" in line]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step_with_a_checkpoint(tmp_path, number, code):
+    ended = run_on_two(tmp_path / "run", *at(2, number), "--trainer.callbacks.rank=1", SIGNALS="yes")
+    assert ended.returncode == code, ended.stderr
+    (line,) = errors(ended)
+    assert "stopped at step 3; resume: vsd fit --config " in line
+    saved = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    counts = [int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()]
+    assert saved["global_step"] == 3 and set(counts) == {3}
+
+
+def test_the_death_of_a_rank_ends_the_other_and_is_named_with_the_command_that_resumes(tmp_path):
+    begun = time.monotonic()
+    ended = run_on_two(tmp_path / "run", *at(2, signal.SIGKILL), "--trainer.callbacks.rank=1", SIGNALS="yes")
+    assert ended.returncode == 1 and time.monotonic() - begun < 100
+    (line,) = errors(ended)
+    assert line.startswith("vsd: rank 1 ended with SIGKILL; resume: vsd fit --config ")

@@ -5,9 +5,10 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from lightning_modules.run.checkpoints import FORMAT
+from common.errors import InputError
+from lightning_modules.run.checkpoints import FORMAT, NEEDED
 from lightning_modules.run.config import choose, place, set_wandb_id
-from lightning_modules.run.folder import CONFIG, LAST
+from lightning_modules.run.folder import CONFIG, LAST, PREVIOUS
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -21,7 +22,8 @@ def configuration(root=None, checkpoint=None, logger=None, callbacks=None):
 def saved(path, age=0):
     """A checkpoint that was written `age` seconds ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"vsd": {"format": FORMAT, "stage": "NerfStage"}}, path)
+    marker = {"vsd": {"format": FORMAT, "stage": "NerfStage"}}
+    torch.save(marker | dict.fromkeys(NEEDED, {}) | {"global_step": 40}, path)
     os.utime(path, (1e9 - age, 1e9 - age))
     return path
 
@@ -33,7 +35,7 @@ def part(name, **arguments):
 def test_a_checkpoint_leads_to_its_run(elsewhere):
     last = saved(elsewhere / "run" / LAST)
     assert choose(configuration(checkpoint=str(last)), True)[0].fresh, "no run: a new one starts from it"
-    (elsewhere / "run" / CONFIG).write_text("prompt: a red car")
+    (elsewhere / "run" / CONFIG).write_text("prompt: a red car\nckpt_path: null")
     folder, checkpoint = choose(configuration(checkpoint="run/checkpoints/last.ckpt"), True)
     assert (folder.path, checkpoint) == (elsewhere / "run", last)
     folder, checkpoint = choose(configuration(root="other", checkpoint=str(last)), True)
@@ -42,7 +44,7 @@ def test_a_checkpoint_leads_to_its_run(elsewhere):
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again_in_its_folder(elsewhere):
     (elsewhere / "run").mkdir()
-    (elsewhere / "run" / CONFIG).write_text("prompt: a red car")
+    (elsewhere / "run" / CONFIG).write_text("prompt: a red car\nckpt_path: null")
     folder, checkpoint = choose(configuration(root="run", checkpoint="last"), True)
     assert folder.path == elsewhere / "run" and checkpoint is None
 
@@ -58,6 +60,34 @@ def test_a_requeued_job_goes_on_from_its_newest_checkpoint(elsewhere, monkeypatc
     assert (again.path, checkpoint) == (folder.path, newest)
     named, checkpoint = choose(configuration(root=str(folder.path)), True)
     assert (named.path, checkpoint) == (folder.path, newest), "in a folder that was named, too"
+
+
+@pytest.mark.parametrize("requeue", [False, True])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken_and_a_line_says_so(
+    elsewhere, capsys, monkeypatch, damage, requeue
+):
+    run = elsewhere / "run"
+    last, previous = saved(run / LAST, age=10), saved(run / PREVIOUS, age=60)
+    (run / CONFIG).write_text("prompt: a red car\nckpt_path: null")
+    content = bytearray(last.read_bytes())
+    content[content.index(b"global_step")] ^= 1
+    last.write_bytes({"cut": content[:-100], "flipped": content, "gone": b""}[damage])
+    if requeue:
+        monkeypatch.setenv("SLURM_JOB_ID", "5")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    asked = configuration(root=str(run), checkpoint=None if requeue else "last")
+    assert choose(asked, True)[1] == previous
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("warning: ckpt_path: ") and str(last) in line and line.endswith(f"{previous}, step 40")
+    previous.write_bytes(b"")
+    with pytest.raises(InputError, match="\\.ckpt is "):
+        choose(asked, True)
+
+
+def test_a_kill_between_the_renames_of_a_checkpoint_loses_nothing(elsewhere):
+    previous = saved(elsewhere / "run" / PREVIOUS)
+    assert choose(configuration(root=str(elsewhere / "run"), checkpoint="last"), True)[1] == previous
 
 
 def test_relative_folders_lie_in_the_run_folder_and_absolute_ones_where_they_say(elsewhere):

@@ -1,7 +1,11 @@
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from small_runs import PATHS
 
 from common.errors import InputError
 from lightning_modules.run.folder import CONFIG, DREAM, RunFolder, name_of, resume_command
@@ -45,6 +49,7 @@ def test_a_requeued_slurm_job_finds_its_folder(monkeypatch):
     first.reserve()
     other.reserve()
     assert first.path.name == "job-77" and other.path.name == "job-77-2", "two runs of one job"
+    first.release()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = RunFolder(None, "a")
     again.reserve()
@@ -70,6 +75,34 @@ def test_discard_spares_the_runs_beside_it():
     two.reserve()
     one.discard()
     assert two.path.is_dir() and not one.path.exists()
+
+
+def test_a_folder_in_which_a_run_is_going_on_is_refused_and_stays(elsewhere):
+    one, two = RunFolder(Path("run"), "a"), RunFolder(Path("run"), "a")
+    one.reserve()
+    with pytest.raises(InputError, match="^trainer.default_root_dir: a run is going on in .*run; "):
+        two.reserve()
+    two.discard()
+    assert one.path.is_dir(), "the discard of a refused run spares the live one"
+    RunFolder(Path("run"), "a").reserve(alone=False)
+    one.release()
+    two.reserve()
+    assert not list(one.path.iterdir()), "a lock is no file"
+
+
+def test_a_lock_dies_with_its_process_and_what_it_left_is_removed(elsewhere):
+    code = "from lightning_modules.run.folder import *; import time; RunFolder(Path('run'), 'a').reserve(); "
+    code += "(Path('run') / 'checkpoints').mkdir(); (Path('run') / 'checkpoints' / 'last.ckpt.7.part').touch(); "
+    code += "print('ready', flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | PATHS) as run:
+        assert run.stdout.readline() == b"ready\n"
+        folder = RunFolder(Path("run"), "a")
+        with pytest.raises(InputError, match="a run is going on"):
+            folder.reserve()
+        assert list(elsewhere.rglob("*.part"))
+        run.kill()
+    folder.reserve()
+    assert not list(elsewhere.rglob("*.part"))
 
 
 @pytest.mark.parametrize("path", ["file", "file/below", "/proc/nowhere"])

@@ -1,11 +1,14 @@
+import resource
+import zipfile
 from types import SimpleNamespace
 
 import pytest
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lightning_modules.run.checkpoints import LastCheckpoint
-from lightning_modules.run.folder import LAST
+from lightning_modules.run.folder import LAST, PREVIOUS
+from lightning_modules.run.saving import CheckpointFiles, LastCheckpoint, is_intact, write
 
 
 class Trainer(SimpleNamespace):
@@ -56,18 +59,74 @@ def test_a_run_that_makes_no_step_saves_nothing(tmp_path):
     assert trainer.written == []
 
 
-def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path):
-    trainer, callback = Trainer(tmp_path), LastCheckpoint(2)
-    train(trainer, callback, 2)
+def state(value, size=1000):
+    return {"state_dict": {"a": torch.full((size,), float(value))}}
 
-    def half(path, weights_only):
-        path.write_text("ha")
-        raise OSError("no space left on device")
 
-    trainer.save_checkpoint = half
-    with pytest.raises(OSError, match="no space"):
-        train(trainer, callback, 2)
-    assert (tmp_path / LAST).read_text() == "2"
+def value_of(path):
+    return torch.load(path, weights_only=True)["state_dict"]["a"][0].item()
+
+
+def test_the_checkpoint_before_the_last_is_kept(tmp_path):
+    files = CheckpointFiles()
+    for value, before in ((1, None), (2, 1), (3, 2)):
+        files.save_checkpoint(state(value), tmp_path / LAST)
+        assert value_of(tmp_path / LAST) == value
+        assert (value_of(tmp_path / PREVIOUS) if before else not (tmp_path / PREVIOUS).exists()) == (before or True)
+    names = [path.name for path in (tmp_path / LAST).parent.iterdir()]
+    assert sorted(names) == [LAST.name, PREVIOUS.name], "nothing else is left"
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(tmp_path):
+    files = CheckpointFiles()
+    for value in (1, 2):
+        files.save_checkpoint(state(value), tmp_path / LAST)
+    flip_a_bit(tmp_path / LAST)
+    files.save_checkpoint(state(3), tmp_path / LAST)
+    assert (value_of(tmp_path / PREVIOUS), value_of(tmp_path / LAST)) == (1, 3)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_no_part(tmp_path, monkeypatch):
+    files = CheckpointFiles()
+    files.save_checkpoint(state(1), tmp_path / LAST)
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            files.save_checkpoint(state(2, 1_000_000), tmp_path / LAST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / LAST).parent.iterdir()] == [LAST.name]
+    assert value_of(tmp_path / LAST) == 1
+
+
+def test_every_flipped_bit_of_the_content_is_found(tmp_path):
+    write(state(1, 1000), tmp_path / "good")
+    assert is_intact(tmp_path / "good")
+    content = (tmp_path / "good").read_bytes()
+    with zipfile.ZipFile(tmp_path / "good") as archive:
+        entries = archive.infolist()
+    start = {entry.filename: content.index(archive_data(tmp_path / "good", entry)) for entry in entries}
+    for entry in entries:
+        for offset in {0, entry.file_size // 2, entry.file_size - 1}:
+            flipped = bytearray(content)
+            flipped[start[entry.filename] + offset] ^= 1
+            (tmp_path / "bad").write_bytes(flipped)
+            assert not is_intact(tmp_path / "bad"), (entry.filename, offset)
+    (tmp_path / "bad").write_bytes(content[:-100])
+    assert not is_intact(tmp_path / "bad")
+
+
+def archive_data(path, entry):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(entry)
 
 
 @pytest.mark.parametrize(

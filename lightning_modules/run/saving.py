@@ -1,0 +1,137 @@
+"""How a run writes its checkpoints: beside their target, replaced by rename, the one before kept."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from typing_extensions import override
+
+from common.errors import InputError
+from common.files import atomic_write
+from lightning_modules.run.folder import LAST, PREVIOUS
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, which it then replaces; what is last.ckpt becomes previous.ckpt.
+
+    (Lightning writes into memory first, and then through the system's temporary folder, which may be small, and where
+    a kill leaves the file for good.)
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        with atomic_write(path) as part:
+            write(checkpoint, part)
+            # A file that has been damaged since does not take the place of a good one.
+            if path.name == LAST.name and is_intact(path):
+                path.replace(path.with_name(PREVIOUS.name))
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint and waits until it is on the disk.
+
+    Args:
+        checkpoint: Plain tensors and values.
+        path: Of the file.
+
+    Raises:
+        OSError: The disk is full, for example.
+    """
+    try:
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__  # torch's own words tell nothing of the disk
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a checkpoint's checksums, those of the ZIP archive that torch writes, fit its content.
+
+    Args:
+        path: Of the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
+        return False
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps checkpoints/last.ckpt in the run folder: every `every` steps, at the end, and when SIGTERM stops one rank.
+
+    Lightning's ModelCheckpoint saves neither of the latter two. The checkpoint before is kept as previous.ckpt.
+
+    Args:
+        every: Steps of the trainer between two checkpoints, >= 1.
+
+    Raises:
+        InputError: `every` is impossible.
+    """
+
+    def __init__(self, every: int = 500):
+        super().__init__()
+        if every < 1:
+            raise InputError(f"checkpoint.every: {every}; at least 1 is needed")
+        self.every = every
+        self.saved = -1
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = CheckpointFiles()
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    @override
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
+        # so that a run with more steps continues as if it had never ended.
+        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+        if due or (trainer.received_sigterm and single_rank(trainer)):
+            self.save(trainer)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.save(trainer)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # Lightning raises this one between two steps; after any other, the state may be that of half a step.
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the file, unless it holds this step already.
+
+        Args:
+            trainer: Of the stage.
+        """
+        if self.saved != trainer.global_step and not trainer.fast_dev_run:
+            trainer.save_checkpoint(trainer.lightning_module.run_folder / LAST, weights_only=False)
+            self.saved = trainer.global_step
+
+
+def single_rank(trainer: pl.Trainer) -> bool:
+    """Whether a signal may be answered with a checkpoint; several ranks, not at the same step, would wait in vain.
+
+    Args:
+        trainer: Of the stage.
+    """
+    return trainer.world_size == 1
