@@ -37,6 +37,9 @@ class OneLineParser(LightningArgumentParser):
         )
         if outer and value:
             key = [inner_key(outer[1], (value[1] or value[2]).strip(), self.given) + ":"]
+        files = [value for name, value in zip(self.given, self.given[1:], strict=False) if name in ("-c", "--config")]
+        if "arguments are required" in message and files:
+            rest.append(f"(not in {', '.join(files)}; is one of them cut short?)")
         print(f"vsd: {' '.join([*key, *filter(None, rest)])[:500]}", file=sys.stderr)
         sys.exit(2)
 

@@ -50,7 +50,8 @@ NOT_FINITE = [
 ]
 OUT_OF_RANGE = [
     *lines("nerf", "model.lr_encoding model.lr_network model.lr_background model.losses.opaque", ["-0.1"]),
-    *lines("nerf", "model.field.bound model.field.radius model.field.hidden model.field.samples", ["0", "-1"]),
+    *lines("nerf", "model.field.bound model.field.radius model.field.samples", ["0", "-1"]),
+    *lines("nerf", "model.field.hidden", ["-1"]),
     *lines("nerf", "model.field.occupancy model.field.hidden", ["1000000"]),
     *lines("nerf", "model.random_background model.eval_background", ["-0.1", "1.1"]),
     *lines("nerf", "model.particles", ["-1", "1000000", "1000000000000"]),

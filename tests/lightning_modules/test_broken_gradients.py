@@ -7,6 +7,7 @@ from common.finite import first_not_finite
 from lightning_modules.broken_gradients import LIMIT, BrokenGradients
 from lightning_modules.cli import main
 from lightning_modules.nerf import NerfStage
+from lightning_modules.regularisers import Regularisers
 from lightning_modules.run.folder import LAST
 
 
@@ -58,7 +59,7 @@ def refused(capsys, folder, *more):
 
 
 def test_a_penalty_of_nan_leaves_the_particles_as_they_were_and_ends_the_run(elsewhere, capsys, monkeypatch):
-    monkeypatch.setattr(NerfStage, "penalty", lambda self, out, step: out.opacity.sum() * float("nan"))
+    monkeypatch.setattr(Regularisers, "penalty", lambda self, out, *_: out.opacity.sum() * float("nan"))
     line, saved = refused(capsys, elsewhere / "run", "--trainer.max_steps=4")
     assert line.startswith("vsd: particle 0: 2 of 2 gradients had nan or infinity (train/penalty is nan)")
     assert saved["global_step"] == 4 and first_not_finite(saved) is None

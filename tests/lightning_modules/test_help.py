@@ -19,6 +19,7 @@ from lightning_modules.run.progress import StepLines
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.texture import TextureStage
 from vsd.guidance import VSDGuidance
+from vsd.savings import Savings
 from vsd.score_trainer import ScoreSettings
 from vsd.timesteps import Timesteps
 from vsd.views import Sector, ViewSectors
@@ -29,7 +30,7 @@ NESTED = {
     NerfStage: {FieldSettings, Regularisers},
     GeometryStage: {SurfaceLosses},
     RandomCameras: {CameraDistribution, Milestone},
-    VSDGuidance: {Timesteps, ScoreSettings, ViewSectors, Sector},
+    VSDGuidance: {Timesteps, ScoreSettings, ViewSectors, Sector, Savings},
 }
 
 
