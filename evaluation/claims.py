@@ -184,8 +184,8 @@ def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tenso
         One row per run, those of the prior's second sets of samples first; and by method and scale a row of pictures
         (H, W, 3) of the first seed.
     """
-    table, rows, strips = Table(folder), [], {}
-    for prompt, scale, count in product({s.prompt for s in settings(plan)}, plan.scales, plan.particles):
+    table, rows, strips, runs = Table(folder), [], {}, settings(plan)
+    for prompt, scale, count in product(dict.fromkeys(s.prompt for s in runs), plan.scales, plan.particles):
         for seed in range(plan.seeds):
             setting = Setting(prompt, "prior", scale, count, seed, plan.steps)
             chosen = torch.arange(seed * count, (seed + 1) * count) % SAMPLES
@@ -193,12 +193,12 @@ def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tenso
             rows.append(table.row(setting, pictures, 0.0))
             if seed == 0 and count == plan.particles[0]:
                 strips.setdefault(f"prior {scale:g}, {prompt}", strip(pictures))
-    for number, setting in enumerate(settings(plan), 1):
+    for number, setting in enumerate(runs, 1):
         pictures, seconds = particles(setting, folder)
         rows.append(table.row(setting, pictures, seconds))
         if setting.seed == 0 and setting.particles == plan.particles[0]:
             strips.setdefault(f"{setting.kind} {setting.scale:g}, {setting.prompt}", strip(pictures))
-        print(f"{number}/{len(settings(plan))}  {setting.key}  {seconds:.0f} s", flush=True)
+        print(f"{number}/{len(runs)}  {setting.key}  {seconds:.0f} s", flush=True)
         write_rows(rows, folder.parent / "claims.csv")
     return rows, strips
 
