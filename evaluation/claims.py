@@ -33,6 +33,7 @@ from toybox.world.captions import VIEWS, caption, parse_prompt
 from vsd.prior import TOYBOX, load_pipeline
 
 AZIMUTH, ELEVATION = 45.0, 15.0  # degrees, of the one view
+RUN = ("seconds", "phi_ratio", "phi_calibration")  # what a run tells of itself
 SAMPLES = 64  # of the prior per scale, and as many as the reference
 
 
@@ -93,17 +94,18 @@ def samples(prompt: str, scale: float, count: int, seed: int, folder: Path) -> P
     return with_found_masks(load_file(path)["rgb"].float()[:, None] / 255)
 
 
-def particles(setting: Setting, folder: Path) -> tuple[Pictures, float]:
-    """The particles of a run, from the folder or distilled and put there, and the seconds that it took."""
+def particles(setting: Setting, folder: Path) -> tuple[Pictures, dict[str, float]]:
+    """The particles of a run, from the folder or distilled and put there; its seconds and phi's health."""
     path = folder / f"{setting.key}.safetensors"
     if not path.exists():
         start = time.perf_counter()
-        images = distil(setting)
-        seconds = torch.tensor(time.perf_counter() - start)
+        images, health = distil(setting)
+        figures = {"seconds": time.perf_counter() - start} | health
         with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(images), "seconds": seconds}, temporary)
+            save_file({"rgb": to_uint8(images)} | {k: torch.tensor(v) for k, v in figures.items()}, temporary)
     tensors = load_file(path)
-    return with_found_masks(tensors["rgb"].float()[:, None] / 255), float(tensors["seconds"])
+    rgb = tensors.pop("rgb").float()[:, None] / 255
+    return with_found_masks(rgb), {name: float(value) for name, value in tensors.items()}
 
 
 class Table:
@@ -134,7 +136,7 @@ class Table:
             self.aims[prompt, scale] = features_of(drawn, self.yardstick(prompt).judges.parts), own.diversity
         return self.aims[prompt, scale]
 
-    def row(self, setting: Setting, pictures: Pictures, seconds: float) -> dict:
+    def row(self, setting: Setting, pictures: Pictures, run: dict[str, float]) -> dict:
         """The figures of one set of pictures, of a run or of the prior (kind "prior")."""
         features, diversity = self.aim(setting.prompt, setting.scale)
         judge = self.yardstick(setting.prompt).judges.parts
@@ -145,7 +147,7 @@ class Table:
             "kid_prior_error": distance.error,
             "diversity_prior": figures["diversity"] / diversity,
             **{key: figures[key] for key in ("part_recall", "false_parts", "sharpness", "patch_distance", "kid")},
-            "seconds": seconds,
+            **{key: run.get(key) for key in RUN},
         }
 
 
@@ -190,15 +192,15 @@ def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tenso
             setting = Setting(prompt, "prior", scale, count, seed, plan.steps)
             chosen = torch.arange(seed * count, (seed + 1) * count) % SAMPLES
             pictures = samples(prompt, scale, SAMPLES, 2, folder)[chosen]
-            rows.append(table.row(setting, pictures, 0.0))
+            rows.append(table.row(setting, pictures, {}))
             if seed == 0 and count == plan.particles[0]:
                 strips.setdefault(f"prior {scale:g}, {prompt}", strip(pictures))
     for number, setting in enumerate(runs, 1):
-        pictures, seconds = particles(setting, folder)
-        rows.append(table.row(setting, pictures, seconds))
+        pictures, run = particles(setting, folder)
+        rows.append(table.row(setting, pictures, run))
         if setting.seed == 0 and setting.particles == plan.particles[0]:
             strips.setdefault(f"{setting.kind} {setting.scale:g}, {setting.prompt}", strip(pictures))
-        print(f"{number}/{len(runs)}  {setting.key}  {seconds:.0f} s", flush=True)
+        print(f"{number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
         write_rows(rows, folder.parent / "claims.csv")
     return rows, strips
 

@@ -5,6 +5,7 @@ A particle is a latent, g(theta) = theta. All particles of a run share one phi. 
 """
 
 from dataclasses import asdict, dataclass
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class Setting:
         seed: Of everything that is drawn.
         steps: Of each particle.
         updates: K, steps of phi per particle step.
+        lr: Of phi.
+        rank: Of phi's LoRA.
+        phi_mix: Fraction of eps_phi in what is subtracted.
     """
 
     prompt: str
@@ -42,6 +46,9 @@ class Setting:
     seed: int = 0
     steps: int = 300
     updates: int = 1
+    lr: float = 1e-3
+    rank: int = 8
+    phi_mix: float = 1.0
 
     @property
     def key(self) -> str:
@@ -49,7 +56,7 @@ class Setting:
         return "-".join(str(value).replace(" ", "_").replace(",", "") for value in asdict(self).values())
 
 
-def distil(setting: Setting, model: str = "toybox") -> Tensor:
+def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, float]]:
     """Runs a setting.
 
     Args:
@@ -57,7 +64,8 @@ def distil(setting: Setting, model: str = "toybox") -> Tensor:
         model: The prior: "toybox", a folder or a hub id.
 
     Returns:
-        Images (n, 3, H, W) in [0, 1].
+        Images (n, 3, H, W) in [0, 1], and phi's health (see `vsd.health`), means over the second half of the run; empty
+        without phi.
     """
     prior = DiffusionPrior.load(model)
     draws = generator("cpu", setting.seed, 0)
@@ -70,10 +78,14 @@ def distil(setting: Setting, model: str = "toybox") -> Tensor:
     if setting.kind in ("vsd", "esd"):
         with torch.random.fork_rng():
             torch.manual_seed(setting.seed)
-            phi = ScoreNetwork(prior, rank=8)
-        trainer = ScoreTrainer(phi, ScoreSettings(lr=1e-3, warmup=20, updates=setting.updates), setting.seed)
-    distillation = ScoreDistillation(prior, trainer and trainer.network, setting.kind, setting.scale)
+            phi = ScoreNetwork(prior, rank=setting.rank)
+        settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates)
+        trainer = ScoreTrainer(phi, settings, setting.seed)
+    distillation = ScoreDistillation(
+        prior, trainer and trainer.network, setting.kind, setting.scale, phi_mix=setting.phi_mix
+    )
     schedule, count = Timesteps(setting.steps), min(PER_STEP, setting.particles)
+    health: dict[str, list[float]] = {}
     for step in range(setting.steps):
         order = torch.randperm(setting.particles, generator=draws)
         for chosen in order.split(count):
@@ -85,4 +97,8 @@ def distil(setting: Setting, model: str = "toybox") -> Tensor:
             optimizer.step()
             if trainer is not None:
                 trainer.update(distillation.latents, conditions.text)
-    return ((prior.decode(torch.stack(list(theta)).detach()) + 1) / 2).clamp(0, 1)
+        if trainer is not None and 2 * step >= setting.steps:
+            for name, figure in distillation.health.figures().items():
+                health.setdefault(name, []).append(float(figure))
+    images = ((prior.decode(torch.stack(list(theta)).detach()) + 1) / 2).clamp(0, 1)
+    return images, {name: mean(values) for name, values in health.items()}

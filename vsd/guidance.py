@@ -297,6 +297,8 @@ class VSDGuidance(pl.Callback):
         loss = self.update_score()
         if loss is not None:
             pl_module.log(f"train/{self.label}_score_loss", loss)
+            for name, figure in self.core.health.figures().items():
+                pl_module.log(f"train/{self.label}_{name}", figure)
         if self.calls % CHECK_EVERY:
             return
         skipped = int(trainer.strategy.reduce(self.skipped.clone(), reduce_op="sum"))  # all ranks stop together
@@ -327,7 +329,9 @@ class VSDGuidance(pl.Callback):
         state = {"calls": self.calls, "skipped": int(self.core.skipped)}
         if self.replay is not None:
             state["replay"] = self.replay.state_dict()
-        return state if self.trainer is None else state | {"score": self.trainer.state_dict()}
+        if self.trainer is None:
+            return state
+        return state | {"score": self.trainer.state_dict(), "health": self.core.health.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict) -> None:
@@ -345,3 +349,5 @@ class VSDGuidance(pl.Callback):
                     "guidance.kind: the checkpoint has no score network; resume with the kind it was begun with"
                 )
             self.trainer.load_state_dict(state_dict["score"])
+            if "health" in state_dict:  # not in checkpoints of earlier versions
+                self.core.health.load_state_dict(state_dict["health"])

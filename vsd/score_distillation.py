@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.errors import InputError
 from vsd import gradients
+from vsd.health import PhiHealth
 from vsd.prior import DiffusionPrior, Text
 from vsd.schedule import x0_of_eps
 from vsd.score_trainer import Forward
@@ -73,6 +74,7 @@ class ScoreDistillation:
     Attributes:
         latents: x_0 (B, C, H, W) of the last loss, without a graph: what phi learns next.
         skipped: A counter on the device of gradients with nan or infinity, which were set to zero.
+        health: How well phi knows the renders; None without phi.
 
     Raises:
         InputError: An option is unknown, or phi is missing.
@@ -105,6 +107,7 @@ class ScoreDistillation:
         self.scale, self.rescale, self.esd_scale, self.phi_mix = scale, rescale, esd_scale, phi_mix
         self.weight, self.reduction, self.clamp, self.shared_forward = weight, reduction, clamp, shared_forward
         self.skipped = torch.zeros((), dtype=torch.long, device=prior.device)  # on the device: no sync per step
+        self.health = PhiHealth(prior.steps, prior.device) if kind in ("vsd", "esd") else None
         self.latents: Tensor | None = None
         self._forward: Forward | None = None
 
@@ -183,7 +186,10 @@ class ScoreDistillation:
             return gradients.csd(eps_text, eps_uncond, w)
         if kind == "sds":
             return gradients.sds(guided, eps, w)
-        eps_phi = gradients.mix(eps, self._score(x_0, x_t, t, eps, conditions, conditions.cameras), self.phi_mix)
+        eps_phi = self._score(x_0, x_t, t, eps, conditions, conditions.cameras)
+        if self.health is not None:
+            self.health.observe(t, eps, eps_phi, eps_text)
+        eps_phi = gradients.mix(eps, eps_phi, self.phi_mix)
         if kind == "vsd" or self.esd_scale == 1:
             return gradients.vsd(guided, eps_phi, w)
         without = gradients.mix(eps, self._score(x_0, x_t, t, eps, conditions, None), self.phi_mix)

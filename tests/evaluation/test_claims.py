@@ -32,10 +32,11 @@ def test_a_plan_has_every_combination_once_and_csd_no_scale():
 
 def test_a_run_follows_its_seed_and_more_particles_leave_the_number_of_steps():
     setting = Setting("a red car, front view", "vsd", 3.0, 2, 0, steps=2)
-    one, same = distil(setting), distil(setting)
+    (one, health), (same, _) = distil(setting), distil(setting)
     assert one.shape == (2, 3, 64, 64) and torch.equal(one, same)
-    other = distil(Setting("a red car, front view", "vsd", 3.0, 2, 1, steps=2))
-    assert not torch.allclose(one, other)
+    assert set(health) == {"phi_ratio", "phi_calibration"} and health["phi_ratio"] > 0
+    other, none = distil(Setting("a red car, front view", "sds", 3.0, 2, 1, steps=2))
+    assert none == {} and not torch.allclose(one, other)
 
 
 def test_the_report_holds_every_run_and_a_second_command_runs_nothing(tmp_path, monkeypatch, capsys):
