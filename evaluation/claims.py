@@ -1,213 +1,61 @@
-"""What VSD is for, in figures: python -m evaluation.claims [--quick] [--out FOLDER].
+"""What VSD is for, in figures: python -m evaluation.claims [--quick] [--only 2d 3d phi] [--out FOLDER].
 
-2D: SDS, VSD and CSD at several scales and seeds. All particles of a run are judged as a distribution, against the
-prior's own ancestral samples at the same scale, which are what VSD aims at. A second set of samples is the reference:
-no method can be expected to come closer. Runs are kept in FOLDER/runs; a command that was stopped continues, and what
-is there is not run again. FOLDER/claims.csv holds every run, claims.md the table with intervals and the paired tests,
-claims.png the plots, and particles.png a row per method and scale.
+2d: SDS, VSD and CSD at several scales and seeds, particles as images. 3d: SDS and VSD at several scales and numbers of
+particles, particles as NeRFs, with equal steps and in equal time. phi: VSD in 2D with phi trained too little and too
+much, and whether phi's health (see `vsd.health`) foretells the quality. Runs are kept in FOLDER/runs; a command that
+was stopped continues, and what is there is not run again. Each part writes a CSV file of all runs, a table with
+intervals and paired tests (Markdown), plots, and a row of pictures per method and scale (PNG).
 """
 
 import argparse
 import csv
 import sys
-import time
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
 from common.files import atomic_write
-from common.pixels import to_uint8
+from evaluation import claims_2d, claims_3d, claims_phi
 from evaluation.claims_report import write_report
-from evaluation.kid import kid
-from evaluation.measures import Yardstick, features_of, load_judges
-from evaluation.particles_2d import Setting, distil
-from evaluation.pictures import Pictures, with_found_masks
-from evaluation.runs import DISTANCE, FOVY
-from scene.cameras import Orbit
-from toybox.prior.metrics import sample
-from toybox.world.captions import VIEWS, caption, parse_prompt
-from vsd.prior import TOYBOX, load_pipeline
 
-AZIMUTH, ELEVATION = 45.0, 15.0  # degrees, of the one view
-RUN = ("seconds", "phi_ratio", "phi_calibration")  # what a run tells of itself
-SAMPLES = 64  # of the prior per scale, and as many as the reference
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which runs a table has: all combinations.
-
-    Args:
-        prompts: Objects, without view words.
-        kinds: Guidances.
-        scales: Of classifier-free guidance.
-        particles: Numbers of particles.
-        seeds: How many seeds.
-        steps: Of each particle.
-    """
-
-    prompts: tuple[str, ...]
-    kinds: tuple[str, ...]
-    scales: tuple[float, ...]
-    particles: tuple[int, ...]
-    seeds: int
-    steps: int = 300
-
-
-FULL = Plan(("a yellow duck", "a red car"), ("sds", "vsd", "csd"), (1.0, 2.0, 4.0, 7.5, 15.0), (8, 64), 5)
-QUICK = Plan(("a yellow duck",), ("sds", "vsd"), (1.0, 3.0, 7.5), (8,), 3)
-
-
-def settings(plan: Plan) -> list[Setting]:
-    """The runs of a plan, seeds last, so that a table that was stopped has rows of all methods."""
-    view = VIEWS.words[int(VIEWS.index(torch.tensor([AZIMUTH]), torch.tensor([ELEVATION])))]
-    combinations = product(range(plan.seeds), plan.prompts, plan.particles, plan.scales, plan.kinds)
-    return [
-        Setting(caption(*parse_prompt(prompt)[:2], view), kind, scale, count, seed, plan.steps)
-        for seed, prompt, count, scale, kind in combinations
-        if kind != "csd" or scale == plan.scales[0]  # which has no scale
-    ]
-
-
-def samples(prompt: str, scale: float, count: int, seed: int, folder: Path) -> Pictures:
-    """Ancestral samples of the prior, from the folder or drawn and put there.
-
-    Args:
-        prompt: With the words of its view.
-        scale: Of classifier-free guidance, not rescaled: distillation is not either.
-        count: How many.
-        seed: Of the noise.
-        folder: Of the files.
-
-    Returns:
-        The set, (count, 1, ...).
-    """
-    path = folder / f"samples-{prompt.replace(' ', '_').replace(',', '')}-{scale:g}-{count}-{seed}.safetensors"
-    if not path.exists():
-        images = (sample(load_pipeline(TOYBOX), [prompt] * count, scale, 30, seed=seed) + 1) / 2
-        with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(images)}, temporary)
-    return with_found_masks(load_file(path)["rgb"].float()[:, None] / 255)
-
-
-def particles(setting: Setting, folder: Path) -> tuple[Pictures, dict[str, float]]:
-    """The particles of a run, from the folder or distilled and put there; its seconds and phi's health."""
-    path = folder / f"{setting.key}.safetensors"
-    if not path.exists():
-        start = time.perf_counter()
-        images, health = distil(setting)
-        figures = {"seconds": time.perf_counter() - start} | health
-        with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(images)} | {k: torch.tensor(v) for k, v in figures.items()}, temporary)
-    tensors = load_file(path)
-    rgb = tensors.pop("rgb").float()[:, None] / 255
-    return with_found_masks(rgb), {name: float(value) for name, value in tensors.items()}
-
-
-class Table:
-    """Measures runs, and the prior's samples beside them.
-
-    Args:
-        folder: Of the files of runs and samples.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.yardsticks: dict[str, Yardstick] = {}
-        self.aims: dict[tuple[str, float], tuple[torch.Tensor, float]] = {}
-
-    def yardstick(self, prompt: str) -> Yardstick:
-        """The true instances of a prompt."""
-        if prompt not in self.yardsticks:
-            name, colour, _ = parse_prompt(prompt)
-            camera = Orbit(*(torch.tensor([v]) for v in (AZIMUTH, ELEVATION, DISTANCE, FOVY)))
-            self.yardsticks[prompt] = Yardstick(name, colour, camera, load_judges(name))
-        return self.yardsticks[prompt]
-
-    def aim(self, prompt: str, scale: float) -> tuple[torch.Tensor, float]:
-        """What VSD aims at: features of the prior's samples at a scale, and their diversity."""
-        if (prompt, scale) not in self.aims:
-            drawn = samples(prompt, scale, SAMPLES, 1, self.folder)
-            own = self.yardstick(prompt).measure(drawn, whole_looks=False)
-            self.aims[prompt, scale] = features_of(drawn, self.yardstick(prompt).judges.parts), own.diversity
-        return self.aims[prompt, scale]
-
-    def row(self, setting: Setting, pictures: Pictures, run: dict[str, float]) -> dict:
-        """The figures of one set of pictures, of a run or of the prior (kind "prior")."""
-        features, diversity = self.aim(setting.prompt, setting.scale)
-        judge = self.yardstick(setting.prompt).judges.parts
-        distance = kid(features_of(pictures, judge), features)
-        figures = asdict(self.yardstick(setting.prompt).measure(pictures, whole_looks=False))
-        return asdict(setting) | {
-            "kid_prior": distance.value,
-            "kid_prior_error": distance.error,
-            "diversity_prior": figures["diversity"] / diversity,
-            **{key: figures[key] for key in ("part_recall", "false_parts", "sharpness", "patch_distance", "kid")},
-            **{key: run.get(key) for key in RUN},
-        }
+PARTS = ("2d", "3d", "phi")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs what is missing, and writes the report.
+    """Runs what is missing, and writes the reports.
 
     Args:
         args: Of the command line; None for the process's own.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one prompt, two methods, three scales, three seeds")
+    parser.add_argument("--quick", action="store_true", help="fewer prompts, scales, particles, seeds and steps")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="folder (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, help="how many (default: 5, with --quick 3)")
+    parser.add_argument("--seeds", type=int, help="how many, at least 2")
     options = parser.parse_args(args)
-    plan = QUICK if options.quick else FULL
+    flat, solid = (claims_2d.QUICK, claims_3d.QUICK) if options.quick else (claims_2d.FULL, claims_3d.FULL)
     if options.seeds is not None:
         if options.seeds < 2:
             print(f"claims: --seeds: {options.seeds}; intervals need at least 2", file=sys.stderr)
             sys.exit(2)
-        plan = Plan(**asdict(plan) | {"seeds": options.seeds})
+        flat, solid = replace(flat, seeds=options.seeds), replace(solid, seeds=options.seeds)
+    folder = options.out / "runs"
     try:
-        write_report(measure(plan, options.out / "runs"), options.out)
+        if "2d" in options.only:
+            measured = claims_2d.measure(flat, folder)
+            write_rows(measured[0], options.out / "2d.csv")
+            write_report("2d", measured, options.out)
+        if "phi" in options.only:
+            rows = claims_phi.measure(claims_phi.settings(options.quick), folder)
+            write_rows(rows, options.out / "phi.csv")
+            claims_phi.write_report(rows, options.out)
+        if "3d" in options.only:
+            measured = claims_3d.measure(solid, folder)
+            write_rows(measured[0], options.out / "3d.csv")
+            write_report("3d", measured, options.out)
     except InputError as error:
         print(f"claims: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """Runs and measures a plan.
-
-    Args:
-        plan: The runs.
-        folder: Of their files.
-
-    Returns:
-        One row per run, those of the prior's second sets of samples first; and by method and scale a row of pictures
-        (H, W, 3) of the first seed.
-    """
-    table, rows, strips, runs = Table(folder), [], {}, settings(plan)
-    for prompt, scale, count in product(dict.fromkeys(s.prompt for s in runs), plan.scales, plan.particles):
-        for seed in range(plan.seeds):
-            setting = Setting(prompt, "prior", scale, count, seed, plan.steps)
-            chosen = torch.arange(seed * count, (seed + 1) * count) % SAMPLES
-            pictures = samples(prompt, scale, SAMPLES, 2, folder)[chosen]
-            rows.append(table.row(setting, pictures, {}))
-            if seed == 0 and count == plan.particles[0]:
-                strips.setdefault(f"prior {scale:g}, {prompt}", strip(pictures))
-    for number, setting in enumerate(runs, 1):
-        pictures, run = particles(setting, folder)
-        rows.append(table.row(setting, pictures, run))
-        if setting.seed == 0 and setting.particles == plan.particles[0]:
-            strips.setdefault(f"{setting.kind} {setting.scale:g}, {setting.prompt}", strip(pictures))
-        print(f"{number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
-        write_rows(rows, folder.parent / "claims.csv")
-    return rows, strips
-
-
-def strip(pictures: Pictures) -> torch.Tensor:
-    """The first eight pictures of a set side by side, (H, 8 W, 3)."""
-    return torch.cat(list(pictures.rgb[:8, 0]), 2).permute(1, 2, 0)
 
 
 def write_rows(rows: list[dict], path: Path) -> None:

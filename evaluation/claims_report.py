@@ -1,7 +1,7 @@
 """The report of the claims: a table with intervals, paired tests, plots and rows of pictures."""
 
 from itertools import groupby
-from math import comb
+from math import comb, isnan
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -16,9 +16,15 @@ FIGURES = {  # column: heading, whether larger is better
     "diversity_prior": ("diversity over the prior's", True),
     "part_recall": ("part recall", True),
     "false_parts": ("false parts", False),
+    "diversity": ("diversity over the truth's", True),
     "sharpness": ("sharpness", None),
+    "janus": ("Janus rate", False),
+    "truth_score": ("L1 score", None),
+    "phi_ratio": ("phi's error over the prior's", None),
     "seconds": ("seconds", None),
 }
+TESTED = ("kid_prior", "diversity_prior", "diversity", "part_recall", "truth_score")
+PLOTTED = ("kid_prior", "diversity_prior", "diversity", "part_recall", "sharpness")
 GROUP = ("prompt", "particles", "kind", "scale")
 
 
@@ -58,44 +64,62 @@ def paired(rows: list[dict], column: str, larger: bool) -> list[str]:
     return lines
 
 
-def write_report(measured: tuple[list[dict], dict[str, torch.Tensor]], folder: Path) -> None:
-    """Writes claims.md, claims.png and particles.png, and prints the table.
+def table(rows: list[dict]) -> list[str]:
+    """Lines of Markdown: one row per prompt, number of particles, method and scale, with standard errors.
 
     Args:
+        rows: Of runs, all with the same columns.
+    """
+    columns = {column: heading for column, (heading, _) in FIGURES.items() if column in rows[0]}
+    lines = ["| prompt | particles | method | scale | runs | " + " | ".join(columns.values()) + " |"]
+    lines.append("|---" * (5 + len(columns)) + "|")
+
+    def order(row: dict) -> tuple:
+        return tuple(str(row[key]) if key == "scale" else row[key] for key in GROUP)
+
+    for _, group in groupby(sorted(rows, key=order), order):
+        members = list(group)
+        first, cells = members[0], []
+        for column in columns:
+            values = [row[column] for row in members if row[column] is not None]
+            cells.append(interval(values) if values else "")
+        scale = "" if isnan(first["scale"]) else f"{first['scale']:g}"
+        head = f"| {first['prompt']} | {first['particles']} | {first['kind']} | {scale} | {len(members)} | "
+        lines.append(head + " | ".join(cells) + " |")
+    return lines
+
+
+def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]], folder: Path) -> None:
+    """Writes TITLE.md, TITLE.png and TITLE-particles.png, and prints the table.
+
+    Args:
+        title: Of the files.
         measured: Rows and strips of pictures, see `evaluation.claims.measure`.
         folder: Where to.
     """
     rows, strips = measured
-    lines = [
-        "| prompt | particles | method | scale | runs | " + " | ".join(h for h, _ in FIGURES.values()) + " |",
-        "|---" * (5 + len(FIGURES)) + "|",
-    ]
-
-    def order(row: dict) -> tuple:
-        return tuple(row[key] for key in GROUP)
-
-    for (prompt, count, kind, scale), group in groupby(sorted(rows, key=order), order):
-        members = list(group)
-        cells = []
-        for column in FIGURES:
-            values = [row[column] for row in members if row[column] is not None]
-            cells.append(interval(values) if values else "")
-        lines.append(f"| {prompt} | {count} | {kind} | {scale:g} | {len(members)} | " + " | ".join(cells) + " |")
-    lines += ["", "VSD against SDS at the same scale, prompt and seed (sign test):", ""]
+    lines = table(rows)
+    lines += ["", "VSD against SDS at the same scale, prompt, number of particles and seed (sign test):", ""]
     lines += ["| figure | scale | VSD better | p |", "|---|---|---|---|"]
-    for column in ("kid_prior", "diversity_prior", "part_recall"):
-        lines += paired(rows, column, bool(FIGURES[column][1]))
+    for column in TESTED:
+        if column in rows[0]:
+            lines += paired(rows, column, FIGURES[column][1] is not False)
     text = "\n".join(lines) + "\n"
-    with atomic_write(folder / "claims.md") as temporary:
+    with atomic_write(folder / f"{title}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
-    picture(strips).save(folder / "particles.png")
-    plot(rows, folder / "claims.png")
+    picture(strips).save(folder / f"{title}-particles.png")
+    plot(rows, folder / f"{title}.png")
+
+
+def strip(pictures: torch.Tensor) -> torch.Tensor:
+    """Up to eight pictures (N, 3, H, W) side by side, (H, 8 W, 3)."""
+    return torch.cat(list(pictures[:8]), 2).permute(1, 2, 0)
 
 
 def picture(strips: dict[str, torch.Tensor]) -> Image.Image:
     """The strips below each other, with their names."""
-    height, width = next(iter(strips.values())).shape[:2]
+    height, width = next(iter(strips.values())).shape[0], max(strip.shape[1] for strip in strips.values())
     sheet = Image.new("RGB", (width, len(strips) * (height + 14)), "white")
     draw = ImageDraw.Draw(sheet)
     for k, (name, strip) in enumerate(sorted(strips.items())):
@@ -111,11 +135,11 @@ def plot(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = ("kid_prior", "diversity_prior", "part_recall", "sharpness")
+    shown = [column for column in PLOTTED if column in rows[0]]
     figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.2))
     for axis, column in zip(axes, shown, strict=True):
         for kind in sorted({row["kind"] for row in rows}):
-            of_kind = [row for row in rows if row["kind"] == kind and row[column] is not None]
+            of_kind = [r for r in rows if r["kind"] == kind and r[column] is not None and not isnan(r["scale"])]
             scales = sorted({row["scale"] for row in of_kind})
             values = [[row[column] for row in of_kind if row["scale"] == scale] for scale in scales]
             if values and all(values):

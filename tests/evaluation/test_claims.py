@@ -1,18 +1,41 @@
 import csv
+from dataclasses import replace
+from math import nan
 from statistics import mean
 
+import numpy as np
 import pytest
 import torch
 
-from evaluation import claims
-from evaluation.claims_report import interval, sign_test
+from evaluation import claims, claims_2d, claims_3d, claims_phi
+from evaluation.claims_phi import correlation
+from evaluation.claims_report import interval, sign_test, table
 from evaluation.measures import Judges
 from evaluation.particles_2d import Setting, distil
+from evaluation.particles_3d import Setting3D, options_of
+from evaluation.pictures import SIZE, Pictures, white
 from toybox.judges.parts import PartsJudge
 from toybox.judges.parts_network import PartsNetwork
 from toybox.judges.views import ViewClassifier
 
-TINY = claims.Plan(("a yellow duck",), ("sds", "vsd", "csd"), (1.0, 3.0), (3,), 2, steps=2)
+TINY = claims_2d.Plan(("a yellow duck",), ("sds", "vsd", "csd"), (1.0, 3.0), (3,), 2, steps=2)
+TINY_3D = claims_3d.Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0,), (2,), 1, steps=3)
+
+
+@pytest.fixture
+def blind_judges(monkeypatch):
+    """Judges of random weights and few samples: figures mean nothing, tables are whole."""
+    judges = Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
+    for module in (claims_2d, claims_3d):
+        monkeypatch.setattr(module, "load_judges", lambda _: judges)
+    monkeypatch.setattr(claims_2d, "SAMPLES", 4)
+    monkeypatch.setattr(claims_2d, "QUICK", TINY)
+    monkeypatch.setattr(claims_3d, "QUICK", TINY_3D)
+
+
+def rows_of(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_sign_test_is_the_binomial_distribution():
@@ -24,10 +47,16 @@ def test_an_interval_is_a_mean_and_its_standard_error():
     assert interval([1.0, 2.0, 3.0]) == f"2.000 ± {1 / 3**0.5:.3f}" and interval([2.0]) == "2.000"
 
 
+def test_a_row_without_a_scale_has_a_row_of_its_own_in_the_table():
+    row = {"prompt": "a", "particles": 2, "kind": "prior", "scale": nan, "sharpness": 0.5}
+    lines = table([row, row | {"kind": "sds", "scale": 3.0}, row | {"kind": "sds", "scale": 3.0, "sharpness": 0.7}])
+    assert lines[2] == "| a | 2 | prior |  | 1 | 0.500 |" and lines[3] == "| a | 2 | sds | 3 | 2 | 0.600 ± 0.100 |"
+
+
 def test_a_plan_has_every_combination_once_and_csd_no_scale():
-    keys = [setting.key for setting in claims.settings(TINY)]
+    keys = [setting.key for setting in claims_2d.settings(TINY)]
     assert len(keys) == len(set(keys)) == 2 * (2 + 2 + 1)
-    assert all(setting.prompt == "a yellow duck, front left view" for setting in claims.settings(TINY))
+    assert all(setting.prompt == "a yellow duck, front left view" for setting in claims_2d.settings(TINY))
 
 
 def test_a_run_follows_its_seed_and_more_particles_leave_the_number_of_steps():
@@ -39,24 +68,69 @@ def test_a_run_follows_its_seed_and_more_particles_leave_the_number_of_steps():
     assert none == {} and not torch.allclose(one, other)
 
 
-def test_the_report_holds_every_run_and_a_second_command_runs_nothing(tmp_path, monkeypatch, capsys):
-    """With judges of random weights and few samples: the figures mean nothing, the table is whole."""
-    monkeypatch.setattr(
-        claims, "load_judges", lambda _: Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
-    )
-    monkeypatch.setattr(claims, "SAMPLES", 4)
-    monkeypatch.setattr(claims, "QUICK", TINY)
-    claims.main(["--quick", "--out", str(tmp_path)])
-    table = (tmp_path / "claims.md").read_text()
-    assert table in capsys.readouterr().out
-    with open(tmp_path / "claims.csv") as file:
-        rows = list(csv.DictReader(file))
+def test_the_2d_report_holds_every_run_and_a_second_command_runs_nothing(tmp_path, monkeypatch, capsys, blind_judges):
+    command = ["--quick", "--only", "2d", "--out", str(tmp_path)]
+    claims.main(command)
+    report = (tmp_path / "2d.md").read_text()
+    assert report in capsys.readouterr().out
+    rows = rows_of(tmp_path / "2d.csv")
     assert [row["kind"] for row in rows].count("vsd") == 4 and [row["kind"] for row in rows].count("prior") == 4
-    seconds = [float(r["kid_prior"]) for r in rows if r["kind"] == "sds" and r["scale"] == "3.0"]
-    assert f"{mean(seconds):.3f} ±" in table
-    assert (tmp_path / "claims.png").stat().st_size > 1000 and (tmp_path / "particles.png").stat().st_size > 1000
-    monkeypatch.setattr(claims, "distil", lambda setting: pytest.fail("it was run before"))
-    claims.main(["--quick", "--out", str(tmp_path)])
+    distances = [float(r["kid_prior"]) for r in rows if r["kind"] == "sds" and r["scale"] == "3.0"]
+    assert f"{mean(distances):.3f} ±" in report
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("2d.png", "2d-particles.png"))
+    monkeypatch.setattr(claims_2d, "distil", lambda setting: pytest.fail("it was run before"))
+    claims.main(command)
     with pytest.raises(SystemExit) as ended:
         claims.main(["--quick", "--seeds", "1"])
     assert ended.value.code == 2
+
+
+def test_the_rank_correlation_and_its_interval():
+    x = list(np.linspace(0, 1, 40))
+    assert correlation(x, [v**3 for v in x]) == pytest.approx((1, 1, 1))
+    noise = np.random.default_rng(3).normal(size=40)
+    value, low, high = correlation(x, list(noise))
+    assert low < value < high and low < 0 < high
+
+
+def test_the_report_on_phi_has_a_row_per_run(tmp_path, monkeypatch, capsys, blind_judges):
+    monkeypatch.setattr(claims_phi, "STEPS", 2)
+    monkeypatch.setattr(claims_phi, "PARTICLES", 3)
+    assert len(claims_phi.settings()) >= 40
+    claims.main(["--quick", "--only", "phi", "--out", str(tmp_path)])
+    runs = claims_phi.settings(quick=True)
+    rows = rows_of(tmp_path / "phi.csv")
+    assert [float(row["lr"]) for row in rows] == [run.lr for run in runs] and all(
+        float(r["phi_ratio"]) > 0 for r in rows
+    )
+    assert (tmp_path / "phi.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "phi.png").stat().st_size > 1000
+
+
+def test_a_3d_run_has_the_presets_schedules_per_particle(tmp_path):
+    options = options_of(Setting3D("a yellow duck", "vsd", 7.5, particles=3, steps=450), tmp_path)
+    guidance = "--trainer.callbacks.init_args."
+    assert "--trainer.max_steps=1350" in options and f"{guidance}timesteps.steps=450" in options
+    assert f"{guidance}score.warm_start=225" in options and f"{guidance}scale=7.5" in options
+    assert any('"step": 600' in option for option in options), "200 steps of each of three particles"
+
+
+def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(tmp_path, monkeypatch, blind_judges):
+    """Samples and truth are drawn at random, the NeRFs are real ones after two steps."""
+    draws = torch.Generator().manual_seed(0)
+
+    def samples(*_):
+        rgb = torch.rand(4, 8, 3, SIZE, SIZE, generator=draws)
+        return Pictures(rgb, rgb[:, :, 0] > 0.5, white(4, 8))
+
+    monkeypatch.setattr(claims_3d, "prior_samples", samples)
+    claims.main(["--quick", "--only", "3d", "--out", str(tmp_path)])
+    rows = rows_of(tmp_path / "3d.csv")
+    assert [row["kind"] for row in rows] == ["prior", "sds", "vsd", "sds, equal time"]
+    assert all(float(row["diversity"]) >= 0 for row in rows) and float(rows[2]["phi_ratio"]) > 0 == len(
+        rows[1]["phi_ratio"]
+    )
+    assert (tmp_path / "3d-particles.png").stat().st_size > 1000
+    monkeypatch.setattr("evaluation.particles_3d.run", lambda _: pytest.fail("it was run before"))
+    again = claims_3d.measure(replace(TINY_3D, equal_time=False), tmp_path / "runs")[0]
+    assert [row["kind"] for row in again] == ["prior", "sds", "vsd"]

@@ -1,0 +1,105 @@
+"""Does phi's health foretell quality? VSD in 2D with phi trained too little, well and too much.
+
+`vsd.health` needs no truth: it compares phi's error on fresh renders with the prior's. Here runs whose phi differs in
+learning rate, steps per particle step and rank are measured against the prior's samples, and the rank correlation of
+health and quality is taken over all runs.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy.stats import spearmanr
+
+from common.files import atomic_write
+from evaluation.claims_2d import Table, particles, view_prompt
+from evaluation.particles_2d import Setting
+
+PROMPTS = ("a yellow duck", "a red car")
+RATES, UPDATES, RANKS = (3e-5, 3e-4, 1e-3, 3e-3, 1e-2), (1, 3), (2, 8)
+SCALE, PARTICLES, STEPS = 2.0, 8, 200
+HEALTH, QUALITY = ("phi_ratio", "phi_calibration"), ("kid_prior", "part_recall", "patch_distance")
+RESAMPLES = 2000  # of the bootstrap
+
+
+def settings(quick: bool = False) -> list[Setting]:
+    """The runs: all combinations of prompt, learning rate, K and rank; three of them if quick."""
+    runs = [
+        Setting(view_prompt(prompt), "vsd", SCALE, PARTICLES, 0, STEPS, updates, rate, rank)
+        for updates, rank, rate, prompt in product(UPDATES, RANKS, RATES, PROMPTS)
+    ]
+    return runs[::13] if quick else runs
+
+
+def measure(runs: list[Setting], folder: Path) -> list[dict]:
+    """One row per run, from the folder or distilled and put there."""
+    table, rows = Table(folder), []
+    for number, setting in enumerate(runs, 1):
+        pictures, run = particles(setting, folder)
+        rows.append(table.row(setting, pictures, run))
+        print(f"phi {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
+    return rows
+
+
+def correlation(health: list[float], quality: list[float], seed: int = 0) -> tuple[float, float, float]:
+    """Spearman's rank correlation with its interval.
+
+    Args:
+        health: Of the runs.
+        quality: Of the same runs.
+        seed: Of the bootstrap.
+
+    Returns:
+        The correlation, and the bounds of its 95 % interval from a bootstrap over runs.
+    """
+    x, y = np.array(health), np.array(quality)
+    draws = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
+    values = [spearmanr(x[d], y[d]).statistic for d in draws if len(set(x[d])) > 1 and len(set(y[d])) > 1]
+    return (float(spearmanr(x, y).statistic), *(float(v) for v in np.quantile(values, (0.025, 0.975))))
+
+
+def write_report(rows: list[dict], folder: Path) -> None:
+    """Writes phi.md and phi.png, and prints the table.
+
+    Args:
+        rows: Of the runs.
+        folder: Where to.
+    """
+    lines = [f"{len(rows)} runs of VSD in 2D; Spearman's correlation and its 95 % interval.", ""]
+    lines += ["| health | quality | prompt | correlation | interval |", "|---|---|---|---|---|"]
+    prompts = sorted({row["prompt"] for row in rows})
+    for health, quality, prompt in product(HEALTH, QUALITY, prompts):
+        pairs = [(r[health], r[quality]) for r in rows if r["prompt"] == prompt and r[quality] is not None]
+        if len(pairs) < 3:
+            continue
+        value, low, high = correlation(*map(list, zip(*pairs, strict=True)))
+        lines.append(f"| {health} | {quality} | {prompt} | {value:.2f} | {low:.2f} to {high:.2f} |")
+    lines += ["", "| prompt | K | rank | learning rate | " + " | ".join(HEALTH + QUALITY) + " |", "|---" * 9 + "|"]
+    for r in sorted(rows, key=lambda r: (r["prompt"], r["updates"], r["rank"], r["lr"])):
+        figures = " | ".join("" if r[key] is None else f"{r[key]:.3f}" for key in HEALTH + QUALITY)
+        lines.append(f"| {r['prompt']} | {r['updates']} | {r['rank']} | {r['lr']:g} | {figures} |")
+    text = "\n".join(lines) + "\n"
+    with atomic_write(folder / "phi.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+    plot(rows, folder / "phi.png")
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Quality over health, one point per run."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(HEALTH), figsize=(4.5 * len(HEALTH), 3.4))
+    for axis, health in zip(axes, HEALTH, strict=True):
+        for prompt in sorted({row["prompt"] for row in rows}):
+            of_prompt = [row for row in rows if row["prompt"] == prompt]
+            axis.scatter([r[health] for r in of_prompt], [r["kid_prior"] for r in of_prompt], label=prompt, s=14)
+        axis.set_xlabel(health)
+        axis.set_ylabel("KID to the prior's samples")
+        axis.set_yscale("symlog", linthresh=0.1)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)

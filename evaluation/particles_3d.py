@@ -1,0 +1,108 @@
+"""Particles as NeRFs, the experiment of the claims in 3D: the toybox's NeRF stage with another guidance.
+
+Only the guidance differs from the preset (`configs/toybox/nerf.yaml`). Every particle makes the same number of steps
+whatever their number, and all particles of a run share one phi.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from common.files import atomic_write
+from common.pixels import to_uint8
+from evaluation.pictures import Pictures, look_cameras, white
+from evaluation.runs import DISTANCE, FOVY, look_at
+from evaluation.truth_distance import VIEWS
+from lightning_modules.cli import run
+from lightning_modules.dream import config_of
+
+GUIDANCE = "--trainer.callbacks.init_args."
+KINDS = {  # method: options of the guidance
+    "sds": ("kind=sds",),
+    "vsd": ("kind=vsd", "score.phi_mix=1.0"),
+    "vsd-0.75": ("kind=vsd", "score.phi_mix=0.75"),  # as in the preset
+}
+
+
+@dataclass(frozen=True)
+class Setting3D:
+    """One run.
+
+    Args:
+        prompt: Object and colour.
+        kind: A key of KINDS.
+        scale: Of classifier-free guidance.
+        particles: n.
+        seed: Of everything random.
+        steps: Of each particle; the preset's schedules are squeezed or stretched to them.
+    """
+
+    prompt: str
+    kind: str
+    scale: float
+    particles: int = 1
+    seed: int = 0
+    steps: int = 900
+
+    @property
+    def key(self) -> str:
+        """A name for files: the values, joined."""
+        return "3d-" + "-".join(str(value).replace(" ", "_") for value in asdict(self).values())
+
+
+def options_of(setting: Setting3D, folder: Path) -> list[str]:
+    """The options of `vsd` for a run.
+
+    Args:
+        setting: The run.
+        folder: Of the run.
+    """
+    config = config_of("toybox", "nerf")
+    preset = OmegaConf.load(config)
+    factor = setting.steps / preset.trainer.max_steps
+    warm_start = round(factor * preset.trainer.callbacks[0].init_args.score.warm_start)
+    milestones = [{**m, "step": round(factor * m.step) * setting.particles} for m in preset.data.init_args.milestones]
+    return [
+        *("fit", "--config", str(config), "--prompt", setting.prompt, "--seed_everything", str(setting.seed)),
+        *(f"--trainer.default_root_dir={folder}", f"--model.particles={setting.particles}"),
+        *(f"--trainer.max_steps={setting.steps * setting.particles}", f"--data.milestones={json.dumps(milestones)}"),
+        *(f"{GUIDANCE}timesteps.steps={setting.steps}", f"{GUIDANCE}score.warm_start={warm_start}"),
+        *(f"{GUIDANCE}scale={setting.scale:g}", *(GUIDANCE + option for option in KINDS[setting.kind])),
+        *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"),
+        *("--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0", "--checkpoint.every=1000000"),
+    ]
+
+
+def particles_3d(setting: Setting3D, folder: Path) -> tuple[Pictures, dict[str, float]]:
+    """The particles of a run, from the folder or trained and put there.
+
+    Args:
+        setting: The run.
+        folder: Of the files.
+
+    Returns:
+        n particles in eight views, and the run's seconds and phi's health at its end, where it has a phi.
+    """
+    path = folder / f"{setting.key}.safetensors"
+    if not path.exists():
+        with TemporaryDirectory() as place:
+            start = time.perf_counter()
+            command = run(options_of(setting, Path(place) / "run"))
+            figures = {"seconds": torch.tensor(time.perf_counter() - start)}
+            core = command.model.guidances[0].core
+            if core.health is not None:
+                figures |= {name: value.cpu() for name, value in core.health.figures().items()}
+        seen = look_at(command.model.eval(), look_cameras(VIEWS, DISTANCE, FOVY))
+        tensors = {"rgb": to_uint8(seen.rgb), "mask": seen.mask.to(torch.uint8)} | figures
+        with atomic_write(path) as temporary:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+    tensors = load_file(path)
+    rgb, mask = tensors.pop("rgb").float() / 255, tensors.pop("mask").bool()
+    pictures = Pictures(rgb, mask, white(*rgb.shape[:2]))
+    return pictures, {name: float(value) for name, value in tensors.items()}
