@@ -1,8 +1,8 @@
 """Does phi's health foretell quality? VSD in 2D with phi trained too little, well and too much.
 
 `vsd.health` needs no truth: it compares phi's error on fresh renders with the prior's. Here runs whose phi differs in
-learning rate, steps per particle step and rank are measured against the prior's samples, and the rank correlation of
-health and quality is taken over all runs.
+learning rate, steps per particle step and layers with a LoRA are measured against the prior's samples, and the rank
+correlation of health and quality is taken over all runs.
 """
 
 from itertools import product
@@ -17,17 +17,17 @@ from evaluation.claims_2d import Table, particles, view_prompt
 from evaluation.particles_2d import Setting
 
 PROMPTS = ("a yellow duck", "a red car")
-RATES, UPDATES, RANKS = (3e-5, 3e-4, 1e-3, 3e-3, 1e-2), (1, 3), (2, 8)
-SCALE, PARTICLES, STEPS = 2.0, 8, 200
+RATES, UPDATES, LAYERS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1, 2), ("attention", "all")
+SCALE, PARTICLES, STEPS = 2.0, 4, 200
 HEALTH, QUALITY = ("phi_ratio", "phi_calibration"), ("kid_prior", "part_recall", "patch_distance")
 RESAMPLES = 2000  # of the bootstrap
 
 
 def settings(quick: bool = False) -> list[Setting]:
-    """The runs: all combinations of prompt, learning rate, K and rank; three of them if quick."""
+    """The runs: all combinations of prompt, learning rate, K and layers; three of them if quick."""
     runs = [
-        Setting(view_prompt(prompt), "vsd", SCALE, PARTICLES, 0, STEPS, updates, rate, rank)
-        for updates, rank, rate, prompt in product(UPDATES, RANKS, RATES, PROMPTS)
+        Setting(view_prompt(prompt), "vsd", SCALE, PARTICLES, 0, STEPS, updates, rate, layers)
+        for updates, layers, rate, prompt in product(UPDATES, LAYERS, RATES, PROMPTS)
     ]
     return runs[::13] if quick else runs
 
@@ -75,10 +75,10 @@ def write_report(rows: list[dict], folder: Path) -> None:
             continue
         value, low, high = correlation(*map(list, zip(*pairs, strict=True)))
         lines.append(f"| {health} | {quality} | {prompt} | {value:.2f} | {low:.2f} to {high:.2f} |")
-    lines += ["", "| prompt | K | rank | learning rate | " + " | ".join(HEALTH + QUALITY) + " |", "|---" * 9 + "|"]
-    for r in sorted(rows, key=lambda r: (r["prompt"], r["updates"], r["rank"], r["lr"])):
+    lines += ["", "| prompt | K | layers | learning rate | " + " | ".join(HEALTH + QUALITY) + " |", "|---" * 9 + "|"]
+    for r in sorted(rows, key=lambda r: (r["prompt"], r["updates"], r["layers"], r["lr"])):
         figures = " | ".join("" if r[key] is None else f"{r[key]:.3f}" for key in HEALTH + QUALITY)
-        lines.append(f"| {r['prompt']} | {r['updates']} | {r['rank']} | {r['lr']:g} | {figures} |")
+        lines.append(f"| {r['prompt']} | {r['updates']} | {r['layers']} | {r['lr']:g} | {figures} |")
     text = "\n".join(lines) + "\n"
     with atomic_write(folder / "phi.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -14,12 +14,14 @@ from common.randomness import generator
 from vsd.embeddings import encode
 from vsd.prior import DiffusionPrior
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
-from vsd.score_network import ScoreNetwork
+from vsd.score_network import ALL_LAYERS, ATTENTION, ScoreNetwork
 from vsd.score_trainer import ScoreSettings, ScoreTrainer
 from vsd.timesteps import Timesteps
 
 PER_STEP = 8  # particles that a step moves, at most
 LR = 0.03  # of the particles, Adam
+RANK = 8  # of phi's LoRA
+LAYERS = {"attention": ATTENTION, "all": ALL_LAYERS}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Setting:
         steps: Of each particle.
         updates: K, steps of phi per particle step.
         lr: Of phi.
-        rank: Of phi's LoRA.
+        layers: With a LoRA, a key of LAYERS.
         phi_mix: Fraction of eps_phi in what is subtracted.
     """
 
@@ -46,8 +48,8 @@ class Setting:
     seed: int = 0
     steps: int = 300
     updates: int = 1
-    lr: float = 1e-3
-    rank: int = 8
+    lr: float = 3e-3
+    layers: str = "all"
     phi_mix: float = 1.0
 
     @property
@@ -78,7 +80,7 @@ def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, f
     if setting.kind in ("vsd", "esd"):
         with torch.random.fork_rng():
             torch.manual_seed(setting.seed)
-            phi = ScoreNetwork(prior, rank=setting.rank)
+            phi = ScoreNetwork(prior, RANK, LAYERS[setting.layers])
         settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates)
         trainer = ScoreTrainer(phi, settings, setting.seed)
     distillation = ScoreDistillation(

@@ -26,6 +26,8 @@ ADAPTER = "phi"
 USE = "use the guidance.model and guidance.score's model, rank and targets that it was trained with"
 TOLERANCE = 0.05  # between the latents of two copies of an autoencoder, of which one may be retouched
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# with the convolutions and feed-forward layers, which know of noise levels and colours
+ALL_LAYERS = (*ATTENTION, "conv1", "conv2", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 
 
 class ScoreNetwork(nn.Module):
