@@ -127,6 +127,7 @@ class VSDGuidance(pl.Callback):
         self.trainer: ScoreTrainer | None = None
         self.replay = Replay(self.score.replay) if self.score.replay else None
         self.calls = 0
+        self._warned = False
         self._restored: dict | None = None
 
     @property
@@ -307,6 +308,11 @@ class VSDGuidance(pl.Callback):
                 f"guidance: {skipped} gradients were not finite in {self.calls} steps; lower "
                 "guidance.scale or the stage's learning rates, or set guidance.dtype to float32"
             )
+        if self.trainer is not None and not self._warned and trainer.is_global_zero:
+            warning = self.core.health.warning()
+            if warning is not None:
+                print(warning, flush=True)
+                self._warned = True
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

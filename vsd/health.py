@@ -11,6 +11,8 @@ from torch import Tensor
 BINS = 4  # equal ranges of t / T
 DECAY = 0.98  # of the running sums per particle step: a memory of about 50 steps
 FEW = 0.02  # of all elements: a noise level with fewer has not been seen for long and is left out
+LAGS, RUNS_AWAY = 0.8, 1.5  # calibration below, ratio above which a run says so
+SURE = 100  # particle steps before a run says anything
 
 
 class PhiHealth:
@@ -71,6 +73,23 @@ class PhiHealth:
     def figures(self) -> dict[str, Tensor]:
         """All figures by name, scalars on the device; none before the first step."""
         return {"phi_ratio": self.ratio(), "phi_calibration": self.calibration()} if self.observed else {}
+
+    def warning(self) -> str | None:
+        """One line that names what ails phi, None where nothing does or nobody can tell yet; waits for the device."""
+        if self.observed < SURE:
+            return None
+        ratio, calibration = float(self.ratio()), float(self.calibration())
+        if ratio > RUNS_AWAY:
+            return (
+                f"warning: guidance.score: phi has run away, its error on fresh renders is {ratio:.1f} times the "
+                "prior's; lower guidance.score.lr"
+            )
+        if calibration < LAGS:
+            return (
+                f"warning: guidance.score: phi lags behind the renders (calibration {calibration:.2f}, 1 is right); "
+                "raise guidance.score.lr or guidance.score.updates, or give more layers in guidance.score.targets"
+            )
+        return None
 
     def state_dict(self) -> dict:
         """The sums and their number."""

@@ -72,3 +72,19 @@ def test_a_restored_health_continues_with_the_same_figures():
     for health in (one, two):
         health.observe(t, eps, eps + 0.1 * other, eps + other)
     assert one.figures() == two.figures() and one.observed == 2
+
+
+def observed(eps_phi, steps=100):
+    health = PhiHealth(T)
+    t, eps, other = batch([100, 600])
+    for _ in range(steps):
+        health.observe(t, eps, eps_phi(eps, other), eps + other)
+    return health
+
+
+def test_a_phi_that_lags_or_has_run_away_is_named_with_a_remedy_and_a_good_one_is_not():
+    assert "lags" in observed(lambda eps, other: 1.6 * eps).warning()
+    away = observed(lambda eps, other: eps + 2 * other).warning()
+    assert "run away" in away and "4.0 times" in away and "guidance.score.lr" in away
+    assert observed(lambda eps, other: eps + 0.1 * other).warning() is None
+    assert observed(lambda eps, other: 1.6 * eps, steps=99).warning() is None, "too early to tell"
