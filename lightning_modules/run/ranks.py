@@ -1,11 +1,13 @@
 """The processes of a run on several devices: when one dies, the others end, with a line that names it."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 
+import torch.distributed as dist
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
 
@@ -23,6 +25,11 @@ class RankLauncher(_SubprocessScriptLauncher):
     """
 
     resume = ""
+
+    @property
+    def starts(self) -> bool:
+        """Whether it starts the processes; srun and torchrun start them themselves."""
+        return not self.cluster_environment.creates_processes_externally
 
     @override
     def _call_children_scripts(self) -> None:
@@ -67,3 +74,18 @@ class RankLauncher(_SubprocessScriptLauncher):
         print(f"vsd: {words}", file=sys.stderr, flush=True)
         self.kill(signal.SIGKILL)
         os._exit(1)
+
+
+def lost(error: BaseException) -> str | None:
+    """What is to be said of an error with which the connection to another rank has ended.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The words, None for any other error.
+    """
+    if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
+        return None
+    reason = re.sub(r"^\[\S*\] *", "", " ".join(str(error).split())).partition(". ")[0]  # without the line of C++
+    return f"another rank has ended or does not answer ({reason[:150]}); the one that ended first says why"
