@@ -35,7 +35,7 @@ from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
 from lightning_modules.run.progress import progress
-from lightning_modules.run.ranks import LATE, RankLauncher, lost
+from lightning_modules.run.ranks import LATE, RankLauncher, lost, require_all_ranks
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
@@ -155,7 +155,10 @@ class Command(LightningCLI):
             callbacks += [AgreedStop(), Requeue()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = self._trainer(**more)
-        if self.run_folder is None or trainer.world_size == 1:
+        if self.run_folder is None:
+            return trainer
+        require_all_ranks(trainer)
+        if trainer.world_size == 1:
             return trainer
         if isinstance(trainer.strategy, ParticleParallelStrategy):
             return self._named(trainer)

@@ -7,9 +7,12 @@ import sys
 import threading
 import time
 
+import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
+
+from common.errors import InputError
 
 POLL = 1.0  # seconds between looks at the processes
 LATE = 8.0  # seconds within which the end of a process is seen after its connections have broken
@@ -74,6 +77,23 @@ class RankLauncher(_SubprocessScriptLauncher):
         print(f"vsd: {words}", file=sys.stderr, flush=True)
         self.kill(signal.SIGKILL)
         os._exit(1)
+
+
+def require_all_ranks(trainer: pl.Trainer) -> None:
+    """Checks that there are as many processes as devices; under SLURM, which starts them, there may be one alone.
+
+    Args:
+        trainer: Of the run.
+
+    Raises:
+        InputError: Devices would be idle.
+    """
+    devices = trainer.num_devices * trainer.num_nodes
+    if trainer.world_size != devices:
+        raise InputError(
+            f"trainer.devices: {devices} on {trainer.num_nodes} node(s), but SLURM has started {trainer.world_size} "
+            "task(s); start `vsd` by srun with --ntasks-per-node as many as devices, or unset SLURM_NTASKS"
+        )
 
 
 def lost(error: BaseException) -> str | None:

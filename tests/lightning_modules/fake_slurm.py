@@ -40,7 +40,9 @@ class Job:
         (folder / "scontrol").write_text(SCONTROL)
         (folder / "scontrol").chmod(0o755)
         job = {"JOB_ID": "77", "JOB_NAME": "prolific", "NTASKS": nodes * per_node, "NTASKS_PER_NODE": per_node}
-        variables = plain_environment() | {f"SLURM_{key}": str(value) for key, value in (job | {"NNODES": nodes}).items()}
+        variables = plain_environment() | {
+            f"SLURM_{key}": str(value) for key, value in (job | {"NNODES": nodes}).items()
+        }
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         variables |= {"PATH": f"{folder}:{os.environ['PATH']}"} | environment
         command = [sys.executable, "-m", "lightning_modules.cli", *arguments]
