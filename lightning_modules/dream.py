@@ -184,7 +184,9 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
     place = f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}"
     environment = os.environ | {"PYTHONSAFEPATH": "1", PLACE: place}
-    process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, os.getpid()))
+    # Windows refuses the option, and it is Linux alone that knows what to do.
+    first = partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None
+    process = subprocess.Popen(command, env=environment, preexec_fn=first)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()

@@ -75,7 +75,8 @@ class RankLauncher(_SubprocessScriptLauncher):
             words: Of `dead`.
         """
         print(f"vsd: {words}", file=sys.stderr, flush=True)
-        self.kill(signal.SIGKILL)
+        for process in self.ranks:
+            process.kill()
         os._exit(1)
 
 

@@ -7,13 +7,21 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from stand_in import StandIn
 
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
-from lightning_modules.image import ImageStage
+from lightning_modules.cli import silence
 from lightning_modules.nerf import FieldSettings, NerfStage
 from lightning_modules.regularisers import Regularisers
 from vsd.embeddings import embed
 from vsd.guidance import VSDGuidance
 from vsd.prior import DiffusionPrior
 from vsd.timesteps import Timesteps
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Total length of")  # which Lightning reads from the device
+
+
+@pytest.fixture(autouse=True)
+def calm():
+    silence()
 
 
 class Accelerator(pl.accelerators.CPUAccelerator):
@@ -27,7 +35,7 @@ def trainer(folder, prior, steps=2):
     guidance = VSDGuidance("a red car", Timesteps(10), model=str(prior))
     accelerator = Accelerator()
     return pl.Trainer(
-        accelerator=accelerator, strategy=SingleDeviceStrategy(torch.device("meta"), accelerator),
+        accelerator=accelerator, strategy=SingleDeviceStrategy(torch.device("meta")),
         max_steps=steps, default_root_dir=folder, callbacks=[guidance], logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
         val_check_interval=steps, check_val_every_n_epoch=None,
