@@ -5,51 +5,79 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from stand_in import StandIn
+from torch import nn
 
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
 from lightning_modules.cli import silence
-from lightning_modules.nerf import FieldSettings, NerfStage
+from lightning_modules.geometry import GeometryStage, SurfaceLosses
+from lightning_modules.image import ImageStage
+from lightning_modules.nerf import FieldSettings, NerfParticle, NerfStage
 from lightning_modules.regularisers import Regularisers
+from lightning_modules.texture import TexturedMesh, TextureStage
+from scene import mesh_rendering, rasterizer, silhouettes
+from scene.mesh import Mesh
+from scene.tetrahedra import DMTet
 from vsd.embeddings import embed
 from vsd.guidance import VSDGuidance
 from vsd.prior import DiffusionPrior
 from vsd.timesteps import Timesteps
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Total length of")  # which Lightning reads from the device
+FIELD = FieldSettings(encoding="hash", hidden=8, occupancy=8, samples=16, density_noise=1.0)
+STEPS = 3
 
 
-@pytest.fixture(autouse=True)
-def calm():
-    silence()
+class Seen:
+    """Stands for warp, which knows real devices alone: every ray meets a face."""
+
+    backend = "none"
+
+    def __init__(self, vertices, faces):
+        assert vertices.is_meta and faces.is_meta
+        self.device = vertices.device
+
+    def visible_faces(self, camera_to_world, fovy, size):
+        assert camera_to_world.is_meta and fovy.is_meta
+        return torch.empty(len(fovy), size, size, dtype=torch.long, device=self.device)
+
+    def first_hits(self, origins, directions):
+        assert origins.is_meta and directions.is_meta
+        return torch.empty(len(origins), dtype=torch.long, device=self.device), torch.empty_like(origins[:, 0])
 
 
-class Accelerator(pl.accelerators.CPUAccelerator):
-    """Of the stand-in."""
+class Geometry(GeometryStage):
+    """Starts from nothing that has been trained."""
 
-    def setup_device(self, device):
-        pass
-
-
-def trainer(folder, prior, steps=2):
-    guidance = VSDGuidance("a red car", Timesteps(10), model=str(prior))
-    accelerator = Accelerator()
-    return pl.Trainer(
-        accelerator=accelerator, strategy=SingleDeviceStrategy(torch.device("meta")),
-        max_steps=steps, default_root_dir=folder, callbacks=[guidance], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        val_check_interval=steps, check_val_every_n_epoch=None,
-    )  # fmt: skip
+    def configure_model(self):
+        self.nerfs = [NerfParticle(FIELD).to("meta") for _ in range(self.order.n)]
+        self.particles = nn.ModuleList(DMTet(6) for _ in range(self.order.n))
 
 
-def cameras(batch_size=2, **more):
-    ranges = CameraDistribution(distance=(2.1, 2.5), fovy=(36, 44))
-    return RandomCameras(ranges, [Milestone(0, 16, batch_size)], eval_frames=4, validation_frames=2, eval_distance=2.3,
-                         eval_fovy=40, eval_resolution=16, **more)  # fmt: skip
+class Texture(TextureStage):
+    """Likewise, on a tetrahedron."""
+
+    def configure_model(self):
+        faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+        mesh = Mesh(torch.cat([torch.zeros(1, 3), torch.eye(3)]), faces)
+        self.particles = nn.ModuleList(TexturedMesh(mesh, NerfParticle(FIELD)) for _ in range(self.order.n))
 
 
-class Steps(pl.Callback):
-    """Keeps the waits of every step."""
+LOSSES = Regularisers(sparsity=1.0, opaque=1.0, opaque_from=1, entropy_bins=4, z_variance=1.0)
+BUILD = {
+    "nerf": lambda: NerfStage(2, 1, FIELD, LOSSES),
+    "geometry": lambda: Geometry("", 2, 1, losses=SurfaceLosses(opacity=1.0, vertex_consistency=1.0)),
+    "texture": lambda: Texture("", particles=2, eval_background=1.0),
+    "latents": lambda: ImageStage(2, 2),
+    "pixels": lambda: ImageStage(2, 1, space="pixels"),
+}
+
+
+class Watch(pl.Callback):
+    """Keeps the waits of every step, and stops the run before what needs values.
+
+    Args:
+        device: The stand-in.
+    """
 
     def __init__(self, device):
         self.device, self.waits, self.before = device, [], 0
@@ -61,16 +89,45 @@ class Steps(pl.Callback):
         self.waits.append(self.device.waits[self.before :])
 
 
-def test_nerf(untrained_prior, tmp_path):
-    field = FieldSettings(encoding="hash", hidden=8, occupancy=8, samples=16)
-    model = NerfStage(2, 1, field, Regularisers(sparsity=1.0, opaque=1.0, entropy_bins=4, z_variance=1.0))
-    guidance = VSDGuidance("a red car", Timesteps(10))
-    embed(DiffusionPrior.load(str(untrained_prior)), ["a red car", "", *guidance.prompts.of_views()])
+@pytest.fixture(scope="module")
+def texts(untrained_prior):
+    """The cache of embeddings, as a run's first one leaves it."""
+    silence()
+    prompts = VSDGuidance("a red car", Timesteps(10)).prompts
+    embed(DiffusionPrior.load(str(untrained_prior)), ["a red car", "", *prompts.of_views()])
+    return str(untrained_prior)
+
+
+@pytest.fixture
+def fitted(texts, tmp_path, monkeypatch):
+    """Fits a stage on the stand-in; returns it, its trainer, the stand-in and the waits of every step."""
+    for module in (mesh_rendering, rasterizer, silhouettes):
+        monkeypatch.setattr(module, "RayCaster", Seen)
+    monkeypatch.setattr("lightning_modules.texture.RayCaster", Seen)
+    monkeypatch.setattr(pl.accelerators.CPUAccelerator, "setup_device", lambda *_: None)  # which refuses others
+
+    def fit(name, device):
+        silence()
+        stage, watch = BUILD[name](), Watch(device)
+        stage.on_fit_end = lambda: None  # pictures and exports of values that there are none of
+        run = pl.Trainer(
+            strategy=SingleDeviceStrategy(torch.device("meta")), max_steps=STEPS, default_root_dir=tmp_path,
+            callbacks=[VSDGuidance("a red car", Timesteps(10), model=texts), watch], logger=False,
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+            limit_val_batches=0, check_val_every_n_epoch=None,
+        )  # fmt: skip
+        monkeypatch.setattr(VSDGuidance, "on_fit_end", lambda *_: None)
+        ranges = CameraDistribution(distance=(2.1, 2.5), fovy=(36, 44))
+        cameras = RandomCameras(ranges, [Milestone(0, 16, 2)], 2, 1, eval_distance=2.3, eval_resolution=16)
+        run.fit(stage, None if isinstance(stage, ImageStage) else cameras)
+        return stage, run, watch.waits, cameras
+
+    return fit
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_steps(fitted, name):
     with StandIn() as device:
-        run = trainer(tmp_path, untrained_prior)
-        steps = Steps(device)
-        run.callbacks.append(steps)
-        run.fit(model, cameras())
-    for waits in steps.waits:
-        print("\n".join(waits))
-        print()
+        stage, run, waits, cameras = fitted(name, device)
+    for step in waits:
+        print(name, len(step), *step, sep="\n")
