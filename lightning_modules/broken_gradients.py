@@ -37,7 +37,7 @@ class BrokenGradients:
         broken = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
         for gradient in gradients:
             gradient.masked_fill_(broken, 0.0)
-        self.counts = self.counts.to(broken.device)
+        self.counts = self.counts.to(broken.device, non_blocking=True)
         self.counts[0, index] += 1
         self.counts[1, index] += broken
 

@@ -35,7 +35,7 @@ from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
 from lightning_modules.run.progress import progress
-from lightning_modules.run.ranks import LATE, RankLauncher
+from lightning_modules.run.ranks import LATE, RankLauncher, lost, require_all_ranks
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
@@ -91,16 +91,23 @@ class Command(LightningCLI):
         """Ends the program where the error follows from the death of another rank."""
         launcher = getattr(getattr(getattr(self, "trainer", None), "strategy", None), "launcher", None)
         if isinstance(error, RuntimeError) and isinstance(launcher, RankLauncher):
-            if rank_zero_only.rank > 0:
+            if not launcher.starts:
+                if (words := lost(error)) is not None:
+                    self._exit(1, f"rank {rank_zero_only.rank}: {words}", everywhere=True)
+            elif rank_zero_only.rank > 0:
                 time.sleep(2 * LATE)  # in which the first rank names the dead one and ends this one
             elif (words := launcher.dead_soon()) is not None:
                 launcher.end(words)
 
-    def _exit(self, code: int, words: str) -> NoReturn:
-        """Ends the program with one line, which says how the run is resumed where there is one."""
-        if self.run_folder is not None and (self.run_folder.path / CONFIG).exists():
-            words += f"; resume: {resume_command(self.run_folder.path)}"
-        if rank_zero_only.rank == 0:
+    def _exit(self, code: int, words: str, everywhere: bool = False) -> NoReturn:
+        """Ends the program with one line, of one rank or of all, which says how the run is resumed where there is one.
+
+        (A rank that was started on its own may have another stamp in `self.run_folder` than the first.)
+        """
+        folder = getattr(getattr(self, "model", None), "run_folder", getattr(self.run_folder, "path", None))
+        if folder is not None and (folder / CONFIG).exists():
+            words += f"; resume: {resume_command(folder)}"
+        if rank_zero_only.rank == 0 or everywhere:
             print(f"vsd: {words}", file=sys.stderr)
         sys.exit(code)
 
@@ -148,7 +155,10 @@ class Command(LightningCLI):
             callbacks += [AgreedStop(), Requeue()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = self._trainer(**more)
-        if self.run_folder is None or trainer.world_size == 1:
+        if self.run_folder is None:
+            return trainer
+        require_all_ranks(trainer)
+        if trainer.world_size == 1:
             return trainer
         if isinstance(trainer.strategy, ParticleParallelStrategy):
             return self._named(trainer)

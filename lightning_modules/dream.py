@@ -76,12 +76,7 @@ class Wish:
             raise InputError(f"--particles: {self.particles}; at least 1 is needed")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed: {self.seed}; it is not in 0 ... {2**32 - 1}")
-        world = self.ranks()
-        if self.particles % world and world % self.particles:
-            raise InputError(
-                f"--particles: {self.particles} cannot be distributed evenly over {world} devices; make one of the "
-                "numbers a multiple of the other"
-            )
+        self.ranks()
 
     def ranks(self) -> int:
         """Devices of all nodes together, as the overrides say.
@@ -140,7 +135,7 @@ def options_of(wish: Wish, stage: str) -> list[str]:
     config = config_of(wish.preset, stage)
     given = yaml.safe_load(config.read_text(encoding="utf-8"))
     before = given["model"]["init_args"].get("particles", 1)
-    particles = max(1, wish.particles // wish.ranks())  # that a rank trains
+    particles = -(-wish.particles // wish.ranks())  # that a rank trains
 
     def steps(of_preset: int) -> int:
         """The trainer's steps in which every particle makes as many as in the preset."""
@@ -189,7 +184,9 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
     place = f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}"
     environment = os.environ | {"PYTHONSAFEPATH": "1", PLACE: place}
-    process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, os.getpid()))
+    # Windows refuses the option, and it is Linux alone that knows what to do.
+    first = partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None
+    process = subprocess.Popen(command, env=environment, preexec_fn=first)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()

@@ -59,7 +59,8 @@ class ImageStage(Stage):
         self.pictures = nn.ModuleList()
         for guidance in self.guidances:
             shape = guidance.latent_shape if self.space == "latents" else (3, guidance.image_size, guidance.image_size)
-            start = [torch.randn(shape, generator=generator) * 0.5 for _ in range(self.order.n)]
+            # Lightning builds stages on their device; the start is the same on each.
+            start = [torch.randn(shape, generator=generator, device="cpu") * 0.5 for _ in range(self.order.n)]
             self.pictures.append(nn.ParameterList(start))
 
     @override

@@ -156,7 +156,8 @@ class NerfStage(ObjectStage):
             return
         if self.trainer.training:
             self.require_guidance()
-        with torch.random.fork_rng(devices=[]):
+        # Lightning builds stages on their device; the start is the same on each.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
             self.particles = nn.ModuleList(NerfParticle(self.field_settings) for _ in range(self.order.n))
         self.print_backends(self.field_settings.encoding, meshes=False, padded=self.field_settings.padded)

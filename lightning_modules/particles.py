@@ -14,6 +14,11 @@ class RoundRobin:
     A round moves every particle of a rank once; where m does not divide their number, the last step of a round moves
     fewer.
 
+    Attributes:
+        own: The particles that this rank moves.
+        rendered: Those of which it is the first rank, in pictures and checkpoints.
+        together: The ranks of every particle that several of them may move.
+
     Args:
         n: Number of particles, >= 1.
         m: Particles that a step moves, in 1 ... n.
@@ -37,20 +42,20 @@ class RoundRobin:
     def set_rank(self, rank: int, world: int) -> None:
         """Restricts the order to the particles of one of several ranks.
 
+        Every rank gets floor(n / world) particles for itself. Those that are left over are each moved by several ranks
+        together, in the same steps, so that all ranks have equally many particles and none of them waits.
+
         Args:
             rank: Of this process, in 0 ... world - 1.
             world: Number of ranks.
 
         Raises:
-            InputError: The particles cannot be distributed evenly over the ranks.
+            InputError: A step should move more particles than a rank has.
         """
-        if self.n % world and world % self.n:
-            raise InputError(
-                f"model.particles: {self.n} cannot be distributed evenly over {world} devices; make one of the numbers "
-                "a multiple of the other"
-            )
-        self.own = [i for i in range(self.n) if i % world == rank % self.n]
+        alone, left = self.n // world * world, self.n % world  # particles of one rank each, and of several ranks
+        self.own = list(range(rank, alone, world)) + ([alone + rank % left] if left else [])
         self.rendered = [i for i in self.own if i % world == rank]  # by this rank alone, also where several train one
+        self.together = {alone + i: list(range(i, world, left)) for i in range(left)}  # the ranks of those left over
         if self.m > len(self.own):
             raise InputError(
                 f"model.particles_per_step: {self.m} is more than the {len(self.own)} of {self.n} particles that each "

@@ -197,7 +197,8 @@ class Stage(pl.LightningModule):
         keys = [guidance.state_key for guidance in self.guidances]
         trained = {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")}  # one may hold weights alone
         trained["callbacks"] = {key: checkpoint.get("callbacks", {}).get(key) for key in keys}
-        name = first_not_finite(trained)
+        # The first rank has all optimizers' states, the others those of their own particles.
+        name = self.trainer.strategy.broadcast(first_not_finite(trained))
         if name is None:
             return
         ours = {id(tensor): index for index in range(self.order.n) for tensor in self.particle_tensors(index)}

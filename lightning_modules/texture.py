@@ -138,7 +138,7 @@ class TextureStage(ObjectStage):
             if not mesh_mask(mesh, *SEEN_BY).any():
                 raise InputError(f"model.geometry: no camera sees a face of particle {i}; train the geometry anew")
         if not self.inherit:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same on every device
                 torch.manual_seed(self.seed)
                 nerfs = [NerfParticle(nerf.settings) for nerf in nerfs]
         self.particles = nn.ModuleList(TexturedMesh(*pair) for pair in zip(meshes, nerfs, strict=True))

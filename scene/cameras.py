@@ -56,7 +56,7 @@ class Cameras:
             A copy, or views of the same tensors where they are on the device already.
         """
         device = torch.device(device)
-        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
 
     def rays(self) -> tuple[Tensor, Tensor]:
         """The rays through all pixel centres.

@@ -25,6 +25,7 @@ from typing_extensions import Self
 ROOT = Path(__file__).parents[1]
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
+UNIQUE = (aten.unique_consecutive.default, aten._unique2.default)
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
@@ -84,6 +85,13 @@ class StandIn(TorchDispatchMode):
             self._note(func.overloadpacket.__name__)
             size = (args[0].numel(), args[0].dim()) if func is aten.nonzero.default else args[2]
             return args[0].new_zeros(size, dtype=torch.long)
+        if func in UNIQUE:
+            self._note(func.overloadpacket.__name__)  # all of them differ
+            flat = args[0].flatten()
+            return flat, torch.empty_like(args[0], dtype=torch.long), torch.empty_like(flat, dtype=torch.long)
+        if func is aten.repeat_interleave.Tensor:
+            self._note("repeat_interleave")  # each of them once
+            return torch.empty(args[0].shape, dtype=torch.long, device="meta")
         if func in INDEXING:
             args = args[0], [self._index(index) for index in args[1]], *args[2:]
             tensors = [args[0]]

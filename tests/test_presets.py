@@ -17,6 +17,7 @@ NEEDS = {  # what a file leaves to the command line: the files it is added to, a
     "texture": ([], ["--model.nerf=RUN"]),
     "cameras": (["toybox/nerf.yaml"], []),
     "loggers": (["toybox/nerf.yaml"], []),
+    "cluster": (["toybox/nerf.yaml"], []),
     "prior-cuda": (["toybox/prior.yaml"], []),
     "autoencoder-cuda": (["toybox/autoencoder.yaml"], []),
     "image_tower-cuda": (["toybox/image_tower.yaml"], []),

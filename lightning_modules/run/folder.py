@@ -41,8 +41,8 @@ def name_of(prompt: str | None) -> str:
 
 
 def requeued() -> bool:
-    """Whether SLURM has started this job before."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    """Whether SLURM has started this job before, or torchrun these processes."""
+    return any(int(os.environ.get(f"{system}_RESTART_COUNT", 0)) > 0 for system in ("SLURM", "TORCHELASTIC"))
 
 
 def checkpoints(folder: Path) -> list[Path]:

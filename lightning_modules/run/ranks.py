@@ -1,13 +1,18 @@
 """The processes of a run on several devices: when one dies, the others end, with a line that names it."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 
+import pytorch_lightning as pl
+import torch.distributed as dist
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
+
+from common.errors import InputError
 
 POLL = 1.0  # seconds between looks at the processes
 LATE = 8.0  # seconds within which the end of a process is seen after its connections have broken
@@ -23,6 +28,11 @@ class RankLauncher(_SubprocessScriptLauncher):
     """
 
     resume = ""
+
+    @property
+    def starts(self) -> bool:
+        """Whether it starts the processes; srun and torchrun start them themselves."""
+        return not self.cluster_environment.creates_processes_externally
 
     @override
     def _call_children_scripts(self) -> None:
@@ -65,5 +75,38 @@ class RankLauncher(_SubprocessScriptLauncher):
             words: Of `dead`.
         """
         print(f"vsd: {words}", file=sys.stderr, flush=True)
-        self.kill(signal.SIGKILL)
+        for process in self.ranks:
+            process.kill()
         os._exit(1)
+
+
+def require_all_ranks(trainer: pl.Trainer) -> None:
+    """Checks that there are as many processes as devices; under SLURM, which starts them, there may be one alone.
+
+    Args:
+        trainer: Of the run.
+
+    Raises:
+        InputError: Devices would be idle.
+    """
+    devices = trainer.num_devices * trainer.num_nodes
+    if trainer.world_size != devices:
+        raise InputError(
+            f"trainer.devices: {devices} on {trainer.num_nodes} node(s), but SLURM has started {trainer.world_size} "
+            "task(s); start `vsd` by srun with --ntasks-per-node as many as devices, or unset SLURM_NTASKS"
+        )
+
+
+def lost(error: BaseException) -> str | None:
+    """What is to be said of an error with which the connection to another rank has ended.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The words, None for any other error.
+    """
+    if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
+        return None
+    reason = re.sub(r"^\[\S*\] *", "", " ".join(str(error).split())).partition(". ")[0]  # without the line of C++
+    return f"another rank has ended or does not answer ({reason[:150]}); the one that ended first says why"

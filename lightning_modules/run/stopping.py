@@ -54,6 +54,8 @@ def ending(error: BaseException) -> tuple[int, str] | None:
     Args:
         error: What was raised.
     """
+    if isinstance(error.__cause__, torch.OutOfMemoryError):  # whose switches the guidance has named
+        return 1, str(error)
     interrupted = isinstance(error, KeyboardInterrupt)
     # Lightning turns Ctrl-C into exit code 1.
     if interrupted or (isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)):
@@ -63,7 +65,8 @@ def ending(error: BaseException) -> tuple[int, str] | None:
     full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
     if full or isinstance(error, MemoryError | torch.OutOfMemoryError):
         words = " ".join(str(error).split())[:150]
-        return 1, f"out of memory ({words}); use fewer particles, smaller pictures or a smaller model"
+        less = "model.particles, data.eval_resolution, or the resolution or batch_size in data.milestones"
+        return 1, f"out of memory ({words}); lower {less}, or use a smaller model"
     if isinstance(error, OSError) and error.strerror:
         return 1, f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return None

@@ -116,3 +116,27 @@ class Dump(pl.Callback):
             network = stage.guidances[0].trainer and stage.guidances[0].trainer.network
             self.seen |= {"after": stage.state_dict(), "phi": network and network.state()}
             torch.save(self.seen, f"{self.folder}/rank{trainer.global_rank}.pt")
+
+
+class Held(pl.Callback):
+    """Writes what every rank holds in every step: FOLDER/held-rankN.pt, one entry per step.
+
+    states: for each particle with an optimizer state its count of steps; gradients: of the particles that the step
+    moves, as the optimizer sees them, in one vector each.
+    """
+
+    def __init__(self, folder: str):
+        self.folder, self.steps = folder, []
+
+    def on_before_optimizer_step(self, trainer, stage, optimizer):
+        counts, gradients = {}, {}
+        for i in range(stage.order.n):
+            tensors = stage.particle_tensors(i)
+            found = {int(optimizer.state[t]["step"]) for t in tensors if t in optimizer.state}
+            counts |= {i: found} if found else {}
+            grads = [t.grad.flatten() for t in tensors if t.grad is not None]
+            gradients |= {i: torch.cat(grads)} if grads else {}
+        self.steps.append({"states": {i: sorted(found) for i, found in counts.items()}, "gradients": gradients})
+
+    def on_train_batch_end(self, trainer, *_):
+        torch.save(self.steps, f"{self.folder}/held-rank{trainer.global_rank}.pt")

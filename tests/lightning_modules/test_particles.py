@@ -38,7 +38,26 @@ def test_ranks_share_out_the_particles_evenly(n, world):
     assert len({order.steps_per_round for order in orders}) == 1
 
 
-@pytest.mark.parametrize(("n", "m", "world", "named"), [(3, 1, 2, "particles: 3 cannot"), (4, 3, 2, "per_step: 3 is")])
+@pytest.mark.parametrize(("n", "world"), [(3, 2), (5, 2), (3, 4), (7, 3), (11, 4), (2, 7)])
+@pytest.mark.parametrize("m", [1, 2])
+def test_what_is_left_over_is_moved_by_several_ranks_in_the_same_steps(n, world, m):
+    orders = [RoundRobin(n, 1) for _ in range(world)]
+    for rank, order in enumerate(orders):
+        order.m = min(m, -(-n // world))
+        order.set_rank(rank, world)
+    left = n % world
+    assert {len(order.own) for order in orders} == {n // world + 1}, "no rank waits for another"
+    assert sorted(i for order in orders for i in order.rendered) == list(range(n)), "every particle has a first rank"
+    for step in range(3 * orders[0].steps_per_round):
+        chosen = [order(step)[0] for order in orders]
+        moved = [i for of_rank in chosen for i in of_rank]
+        for index in set(moved):
+            ranks = [rank for rank, of_rank in enumerate(chosen) if index in of_rank]
+            assert ranks == orders[0].together.get(index, [index % world]), "those that average its gradient"
+        assert sum(i >= n - left for i in set(moved)) in (0, left)
+
+
+@pytest.mark.parametrize(("n", "m", "world", "named"), [(3, 3, 2, "per_step: 3 is"), (4, 3, 2, "per_step: 3 is")])
 def test_ranks_that_do_not_fit_are_named(n, m, world, named):
     with pytest.raises(InputError, match=named):
         RoundRobin(n, m).set_rank(1, world)

@@ -63,7 +63,7 @@ def test_a_schedule_that_is_cut_is_announced_with_what_mends_it(capsys, particle
 
 def test_a_checkpoint_of_another_stage_or_shape_is_refused_without_the_command_too():
     stage = NerfStage(field=FieldSettings(encoding="dense", hidden=8))
-    strategy = SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda: None)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda: None, broadcast=lambda x: x)
     stage.trainer = SimpleNamespace(training=False, is_global_zero=True, strategy=strategy)
     stage.configure_model()
     checkpoint = {"state_dict": stage.state_dict(), "global_step": 0}
