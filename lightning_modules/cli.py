@@ -179,6 +179,7 @@ class Command(LightningCLI):
         """
         if self.run_folder is None:
             return self.trainer.fit(**arguments)
+        self.model.require_inputs(arguments.get("ckpt_path"))
         with Stoppable(self.trainer) as stoppable:
             try:
                 self.trainer.fit(**arguments)

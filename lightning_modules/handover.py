@@ -12,6 +12,7 @@ from lightning_modules.run.folder import DREAM, LAST
 from scene.cameras import Orbit
 from scene.iso_surface import NoSurface, Start, from_field
 from scene.mesh import Mesh
+from scene.mesh_files import GivenMesh
 from scene.solids import solid_mesh
 from scene.tetrahedra import DMTet
 
@@ -72,6 +73,23 @@ def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]
         surface.load_state_dict(_particle(checkpoint, i))
         meshes.append(solid_mesh(surface))
     return meshes
+
+
+def given_mesh(path: str | Path, index: int) -> GivenMesh:
+    """The mesh on which a run of the texture stage began, as its checkpoint holds it.
+
+    Args:
+        path: Of the checkpoint.
+        index: Of the particle.
+
+    Raises:
+        InputError: There is no such checkpoint, or the run textures no mesh of a file.
+    """
+    state = _particle(read_checkpoint(Path(path), "TextureStage"), index)
+    if "to_file" not in state:
+        raise InputError(f"model.mesh: the run of {path} textures no mesh of a file; leave it out")
+    charts = (state.get(name) for name in ("uv", "corners", "source"))
+    return GivenMesh(Mesh(state["vertices"], state["faces"]), *charts, state["to_file"], "z" if state["z_up"] else "y")
 
 
 def first_surface(nerf: NerfParticle, index: int, resolution: int, orbit: Orbit, size: int) -> Start:

@@ -58,6 +58,16 @@ class Stage(pl.LightningModule):
         if not self.guidances:
             raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
 
+    def require_inputs(self, checkpoint: str | None) -> None:
+        """Checks the files that the stage is to read; called before anything large is loaded.
+
+        Args:
+            checkpoint: From which the run resumes, None for a run from the start.
+
+        Raises:
+            InputError: One of them is missing or of no use.
+        """
+
     @override
     def setup(self, stage: str) -> None:
         batches = self.trainer.accumulate_grad_batches
