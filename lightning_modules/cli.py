@@ -40,6 +40,11 @@ from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
 
+ABOUT = (
+    "Trains and shows the stages of the library. Further commands, each with --help: vsd gallery (pages of runs), vsd "
+    "export (meshes and pictures of a run for other programs), vsd runs (a table of all runs)."
+)
+
 
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml into the run folder of a stage and shows it in the loggers.
@@ -230,7 +235,7 @@ def run(args: list[str] | None = None) -> Command:
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
-        parser_kwargs={"parser_mode": MODE},
+        parser_kwargs={"parser_mode": MODE, "description": ABOUT},
         args=args,
     )
 

@@ -5,8 +5,7 @@ them. The surface may also be a mesh from a file, whose colours start from scrat
 is exported as mesh-particleN.glb, and as OBJ with MTL and PNG.
 """
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +13,20 @@ from typing_extensions import override
 
 from common.checks import require_positive, require_range
 from common.errors import InputError
-from lightning_modules.handover import first_surface, given_mesh, load_meshes, load_nerfs
+from lightning_modules.handover import first_surface, given_mesh, load_meshes, load_nerfs, read_given
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.object_stage import LARGEST_GRID, ObjectStage, field_optimizer, require_background, require_rates
 from scene.cameras import Cameras
 from scene.export import About, Placement, write_glb, write_obj
 from scene.iso_surface import judging_cameras, mesh_mask
 from scene.mesh import Mesh, MeshError
-from scene.mesh_files import GivenMesh, Up, read_mesh
+from scene.mesh_files import GivenMesh, Up
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.rasterizer import RayCaster
 from scene.solids import solid_mesh
 from scene.texture import Atlas, bake, unwrap
-from scene.texture_coordinates import unusable
 
+HIGH = 0.7  # upper end of t / T below which no new colours appear
 LARGEST_TEXTURE = 16384  # texels of a side
 SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surface is judged before training
 
@@ -185,21 +184,8 @@ class TextureStage(ObjectStage):
         if checkpoint is not None:
             self.given = [given_mesh(checkpoint, i) for i in range(self.order.n)]
             return
-        try:
-            given = read_mesh(Path(self.mesh).expanduser(), self.mesh_radius, self.mesh_up)
-        except MeshError as error:
-            raise InputError(f"model.mesh: {error}") from error
-        if given.uv is None:
-            words = "it has no texture coordinates, they are made"
-        elif not self.keep_uv:
-            words = "its texture coordinates are made anew"
-        else:
-            reason = unusable(given.mesh, Atlas(given.uv, given.corners, given.source, self.texture_size))
-            words = f"its texture coordinates {reason}; they are made anew" if reason else "it keeps its coordinates"
-        if not words.startswith("it keeps"):
-            given = replace(given, uv=None, corners=None, source=None)
-        bodies, closed = given.mesh.components()[0], "closed" if given.mesh.is_watertight else "open"
-        self.mesh_words = f"mesh: {len(given.mesh.faces)} faces, bodies: {bodies}, {closed}; {words}"
+        options = self.mesh_radius, self.mesh_up, self.keep_uv, self.texture_size
+        given, self.mesh_words = read_given(self.mesh, *options)
         self.given = [given] * self.order.n
 
     @override
@@ -283,6 +269,16 @@ class TextureStage(ObjectStage):
         if background is None:
             background = self.particles[index].background(out.directions[0])
         return torch.cat([out.colour[0] + empty * background, 0.5 * (out.normal + out.coverage)[0] + empty], 1)
+
+    @override
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        high = max((guidance.timesteps.range(0)[1] for guidance in self.guidances), default=1.0)
+        if (self.mesh is not None or not self.inherit) and high < HIGH:
+            self.print_rank_zero(
+                f"warning: timesteps.high: {high:g} is too low for colours that start from random ones, which stay "
+                "plain; 0.98 is usual, see configs/mesh.yaml and configs/toybox/mesh.yaml"
+            )
 
     @override
     def on_fit_end(self) -> None:

@@ -35,7 +35,9 @@ def fit(mesh, folder, *more, config="mesh", steps=2):
 @pytest.mark.parametrize(("config", "up"), [("mesh", "y"), ("texture", "z")])
 def test_a_mesh_is_textured_and_lies_where_it_was(ball, elsewhere, capsys, config, up):
     command = fit("ball.stl", "run", f"--model.mesh_up={up}", config=config)
-    assert "mesh: 90 faces, bodies: 2, open; it has no texture coordinates, they are made" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "mesh: 90 faces, bodies: 2, open; it has no texture coordinates, they are made" in told
+    assert ("warning: timesteps.high: 0.5 is too low" in told) == (config == "texture")
     for i in range(2):
         assert all((elsewhere / "run" / f"mesh-particle{i}.{end}").is_file() for end in ENDS)
     obj = trimesh.load(elsewhere / "run" / "mesh-particle1.obj", force="mesh")
