@@ -29,7 +29,7 @@ from typing_extensions import override
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
-from lightning_modules.run.config import choose, place, set_wandb_id
+from lightning_modules.run.config import choose, log_offline, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
 from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
@@ -136,6 +136,8 @@ class Command(LightningCLI):
             self.run_folder.reserve(alone=self.subcommand == "fit")
             set_wandb_id(config, self.run_folder.path)
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
+            if log_offline(config):
+                print("wandb: offline, no key is set; `wandb login` for the next run, `wandb sync` for this one")
         self.given, self.config = self.config, self.config.clone()
         self.config[self.subcommand] = place(config, self.run_folder.path, checkpoint)
 

@@ -1,6 +1,6 @@
 """The command `dream`: from a prompt to an object, through all stages, in one folder.
 
-dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [-- OPTIONS]
+dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [--log wandb] [-- OPTIONS]
 dream "a red mushroom" --mesh FILE [...]
 dream --resume FOLDER
 
@@ -36,6 +36,7 @@ from lightning_modules.run.parent import die_with_parent
 # Where in configs/ the stages' files are.
 PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "threestudio/"}
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
+LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
 MESHES = {"toybox": "toybox/mesh", "sd21": "mesh", "threestudio": "threestudio/texture"}  # files for a given mesh
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
@@ -135,13 +136,26 @@ def config_of(preset: str, stage: str, given_mesh: bool = False) -> Path:
     Raises:
         InputError: It is not installed.
     """
-    name = Path("configs") / (f"{MESHES[preset]}.yaml" if given_mesh else f"{PRESETS[preset]}{stage}.yaml")
-    here = Path(__file__).parents[1] / name
+    return config_file(MESHES[preset] if given_mesh else f"{PRESETS[preset]}{stage}", "--preset")
+
+
+def config_file(name: str, key: str) -> Path:
+    """A configuration of the project: in the repository, or where an installed package has put it.
+
+    Args:
+        name: Below configs, without its ending.
+        key: The option that asks for it, for errors.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    file = Path("configs") / f"{name}.yaml"
+    here = Path(__file__).parents[1] / file
     if here.exists():
         return here
-    installed = [file for file in metadata.files("prolific") or [] if Path(*file.parts[-len(name.parts) :]) == name]
+    installed = [one for one in metadata.files("prolific") or [] if Path(*one.parts[-len(file.parts) :]) == file]
     if not installed:
-        raise InputError(f"--preset: {name}, the file of the stage '{stage}', is not installed; reinstall the package")
+        raise InputError(f"{key}: {file} is not installed; reinstall the package")
     return Path(installed[0].locate()).resolve()
 
 
@@ -328,9 +342,13 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     parser.add_argument("--seed", type=int, help=f"of everything random (default: {Wish.seed})")
     parser.add_argument("--mesh", type=a_path, metavar="FILE", help="texture this GLB, OBJ, PLY or STL file alone")
     parser.add_argument("--out", type=a_path, help="a new folder for the run (default: runs/PROMPT/TIME)")
+    parser.add_argument("--log", choices=LOGGERS, help="show numbers, pictures and meshes there too")
     parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
     options = parser.parse_args(args)
-    given = {key: value for key, value in vars(options).items() if value is not None and key not in ("out", "resume")}
+    others = ("out", "resume", "log")
+    given = {key: value for key, value in vars(options).items() if value is not None and key not in others}
+    if options.log is not None:
+        overrides = ["--config", str(config_file(f"loggers/{options.log}", "--log")), *overrides]
     if options.mesh is not None:
         given["mesh"] = str(options.mesh.expanduser().absolute())
     if overrides:

@@ -284,6 +284,9 @@ class TextureStage(ObjectStage):
     def on_fit_end(self) -> None:
         for i in self.order.rendered:
             self.export(i)
+        self.trainer.strategy.barrier()  # the first rank shows what all have written
+        for i in range(self.order.n):
+            self.show(f"mesh/particle{i}", f"mesh-particle{i}.glb")
 
     def export(self, index: int) -> None:
         """Writes mesh-particleN.glb, .obj, .mtl and .png into the run folder.
