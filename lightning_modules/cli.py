@@ -31,6 +31,7 @@ from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.config import choose, log_offline, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
+from lightning_modules.run.hardware import require_device
 from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
@@ -131,6 +132,7 @@ class Command(LightningCLI):
             return
         if self.subcommand == "fit":
             require_stage_trains(config)
+            require_device(config)
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
             self.run_folder.reserve(alone=self.subcommand == "fit")

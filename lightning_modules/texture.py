@@ -179,6 +179,7 @@ class TextureStage(ObjectStage):
 
     @override
     def require_inputs(self, checkpoint: str | None) -> None:
+        super().require_inputs(checkpoint)
         if self.mesh is None or self.given:
             return
         if checkpoint is not None:

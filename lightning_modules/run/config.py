@@ -150,7 +150,6 @@ def log_offline(config: Namespace) -> bool:
     online = [arguments for arguments in loggers if not arguments.offline]
     for arguments in online:
         arguments.offline = True
-        arguments.log_model = False
     return bool(online)
 
 

@@ -73,6 +73,15 @@ def test_texture_coordinates_are_kept_or_made_anew(elsewhere, capsys):
         assert same == words.startswith("it keeps")
 
 
+def test_wandb_gets_the_meshes(ball, elsewhere, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit("ball.stl", "run", f"--config={ROOT / 'configs' / 'loggers' / 'wandb.yaml'}", steps=1)
+    (folder,) = (elsewhere / "run" / "wandb").glob("offline-run-*")
+    meshes = sorted((folder / "files" / "media" / "object3D" / "mesh").glob("particle*.glb"))
+    assert [path.name[:9] for path in meshes] == ["particle0", "particle1"]
+    assert meshes[1].read_bytes() == (elsewhere / "run" / "mesh-particle1.glb").read_bytes()
+
+
 def test_a_run_resumes_without_the_file_and_to_the_bit(ball, elsewhere):
     fit("ball.stl", "whole", steps=4)
     fit("ball.stl", "part", steps=2)
