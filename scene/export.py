@@ -29,6 +29,7 @@ from scene.mesh import MeshError
 from scene.mesh_files import Up
 from scene.texture import Atlas
 
+VERTICES, INDICES = 34962, 34963  # what a glTF buffer holds, as OpenGL numbers it
 TURNED = [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]  # from z up to y up
 
 
@@ -121,6 +122,9 @@ def write_glb(
         if about.words:
             tree["asset"]["extras"] = about.words
             tree["meshes"][0]["extras"] = about.words  # which Blender, for one, shows as properties of the object
+        (shape,) = tree["meshes"][0]["primitives"]
+        for number, target in ((shape["indices"], INDICES), *((n, VERTICES) for n in shape["attributes"].values())):
+            tree["bufferViews"][tree["accessors"][number]["bufferView"]]["target"] = target
 
     _write(path, export_glb(scene, include_normals=True, tree_postprocessor=label))
     return path
@@ -208,9 +212,10 @@ def write_ply(
     rgb = to_uint8(colours).numpy()
     mesh = trimesh.Trimesh(positions, faces.cpu().numpy(), vertex_colors=rgb, process=False)
     head, end, body = export_ply(mesh, vertex_normal=True).partition(b"end_header\n")
-    first, line, rest = head.partition(b"1.0\n")  # of the format; comments follow it
+    kind, layout, *rest = [line for line in head.splitlines(keepends=True) if not line.startswith(b"comment")]
     comments = "".join(f"comment {words}\n" for words in _comments(about).splitlines())
-    _write(path, first + line + comments.encode("ascii", "backslashreplace") + rest + end + body)
+    lines = kind, layout, comments.encode("ascii", "backslashreplace"), *rest, end
+    _write(path, b"".join(lines) + body)
     return path
 
 
