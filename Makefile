@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 PROMPT ?= a red mushroom
 
 $(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+		{ echo "make: $(PYTHON) is too old, Python 3.10 or newer is needed; say make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

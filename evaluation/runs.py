@@ -13,6 +13,7 @@ from common.errors import InputError
 from evaluation.pictures import SIZE, Pictures, look_cameras, white, with_found_masks
 from lightning_modules.cli import run
 from lightning_modules.dream import STAGES, handed_on
+from lightning_modules.handover import stage_folder
 from lightning_modules.nerf import NerfStage
 from lightning_modules.object_stage import ObjectStage
 from lightning_modules.run.checkpoints import read_checkpoint
@@ -43,28 +44,6 @@ class Result:
     stage: str
     cameras: Orbit
     pictures: Pictures
-
-
-def stage_folder(folder: Path) -> Path:
-    """The folder of the run that is meant: of a `dream` folder, the last stage that has a checkpoint.
-
-    Args:
-        folder: A run folder, or a folder of `dream`.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        InputError: There is no run in the folder.
-    """
-    if (folder / DREAM).is_file():
-        through = [folder / stage for stage in STAGES if (folder / stage / LAST).is_file()]
-        if not through:
-            raise InputError(f"{folder}: no stage has left a checkpoint yet; resume it with 'dream --resume {folder}'")
-        return through[-1]
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder}: no run folder, {CONFIG} is missing; name the folder that a run has printed")
-    return folder
 
 
 def record_of(folder: Path) -> dict:

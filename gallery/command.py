@@ -9,13 +9,13 @@ run of a stage, or a folder of runs such as `runs`.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import InputError
+from gallery import table
 from gallery.compare import write_compare_page
+from gallery.one_line import one_line
 from gallery.page import write_run_page
 from gallery.runs import find_runs, read_run
 from lightning_modules import dream as stages
@@ -65,9 +65,16 @@ def write(folders: list[Path], out: Path | None = None) -> list[Path]:
 
 
 def vsd() -> None:
-    """The program `vsd`: `vsd gallery` is here, everything else in lightning_modules.cli."""
+    """The program `vsd`: `vsd gallery` and `vsd runs` are in this package, everything else in lightning_modules."""
     if sys.argv[1:2] == ["gallery"]:
         main(sys.argv[2:])
+    elif sys.argv[1:2] == ["runs"]:
+        table.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["export"]:
+        require_everything("vsd export")
+        from lightning_modules.export import main as export  # loads torch
+
+        export(sys.argv[2:])
     else:
         require_everything("vsd")
         try:
@@ -103,20 +110,3 @@ def show(folder: Path) -> None:
     """
     with one_line("dream"):
         print(os.path.relpath(write_run_page(read_run(folder))))
-
-
-@contextmanager
-def one_line(program: str) -> Iterator[None]:
-    """Ends the program with 2 and one line for a wrong input.
-
-    Args:
-        program: Its name.
-    """
-    try:
-        yield
-    except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"{program}: {error.filename}: {error.strerror}; free it, or name another place", file=sys.stderr)
-        sys.exit(2)

@@ -126,14 +126,15 @@ def read_run(folder: Path) -> Run:
         wish = _mapping(folder / DREAM, notes)
         prompt = str(wish.pop("prompt", "")) or folder.name
         parts = []
-        for stage in STAGES:
+        stages = STAGES if wish.get("mesh") is None else STAGES[-1:]  # a given mesh is textured alone
+        for stage in stages:
             if (folder / stage / CONFIG).is_file():
                 parts.append(_read_part(stage, folder / stage, notes))
             else:
                 notes.append(f"{stage} has not run yet.")
         waits = [part.name for part in parts if part.unfinished]
         notes += [f"{stage} has not finished." for stage in waits]
-        if len(parts) < len(STAGES) or waits:
+        if len(parts) < len(stages) or waits:
             notes.append("dream --resume with this folder runs what is missing.")
     else:
         part = _read_part(None, folder, notes)

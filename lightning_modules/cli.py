@@ -29,8 +29,9 @@ from typing_extensions import override
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
-from lightning_modules.run.config import choose, place, set_wandb_id
+from lightning_modules.run.config import choose, log_offline, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
+from lightning_modules.run.hardware import require_device
 from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
@@ -39,6 +40,11 @@ from lightning_modules.run.ranks import LATE, RankLauncher, lost, require_all_ra
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
 from lightning_modules.stage import Stage
+
+ABOUT = (
+    "Trains and shows the stages of the library. Further commands, each with --help: vsd gallery (pages of runs), vsd "
+    "export (meshes and pictures of a run for other programs), vsd runs (a table of all runs)."
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -133,11 +139,14 @@ class Command(LightningCLI):
             return
         if self.subcommand == "fit":
             require_stage_trains(config)
+            require_device(config)
         self.run_folder, checkpoint = choose(config, self.subcommand == "fit")
         if rank_zero_only.rank == 0:
             self.run_folder.reserve(alone=self.subcommand == "fit")
             set_wandb_id(config, self.run_folder.path)
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
+            if log_offline(config):
+                print("wandb: offline, no key is set; `wandb login` for the next run, `wandb sync` for this one")
         self.given, self.config = self.config, self.config.clone()
         self.config[self.subcommand] = place(config, self.run_folder.path, checkpoint)
 
@@ -189,6 +198,7 @@ class Command(LightningCLI):
         """
         if self.run_folder is None:
             return self.trainer.fit(**arguments)
+        self.model.require_inputs(arguments.get("ckpt_path"))
         with Stoppable(self.trainer) as stoppable:
             try:
                 self.trainer.fit(**arguments)
@@ -239,7 +249,7 @@ def run(args: list[str] | None = None) -> Command:
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
-        parser_kwargs={"parser_mode": MODE},
+        parser_kwargs={"parser_mode": MODE, "description": ABOUT},
         args=args,
     )
 

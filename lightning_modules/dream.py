@@ -1,8 +1,10 @@
 """The command `dream`: from a prompt to an object, through all stages, in one folder.
 
-dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [-- OPTIONS]
+dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [--log wandb] [-- OPTIONS]
+dream "a red mushroom" --mesh FILE [...]
 dream --resume FOLDER
 
+With --mesh the texture stage alone runs, on the mesh of that file.
 Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE; OPTIONS go to the `vsd fit` of each, such as
 `-- --trainer.devices 4 -c configs/loggers/wandb.yaml`. FOLDER/dream.yaml holds what was asked for; a stage that has
 finished leaves FOLDER/STAGE/finished and is not run again. FOLDER/STAGE/seconds holds how long it took.
@@ -34,6 +36,8 @@ from lightning_modules.run.parent import die_with_parent
 # Where in configs/ the stages' files are.
 PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "threestudio/"}
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
+LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
+MESHES = {"toybox": "toybox/mesh", "sd21": "mesh", "threestudio": "threestudio/texture"}  # files for a given mesh
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
 CONFIG_FLAGS = ("-c", "--config")
@@ -51,6 +55,7 @@ class Wish:
         particles: Number of objects, >= 1; each makes as many steps as the preset gives one.
         seed: Of everything random, >= 0.
         overrides: Options of `vsd fit` for every stage, after those of the preset.
+        mesh: File of a mesh that is textured in the place of the first two stages; None for none.
 
     Raises:
         InputError: One of them is impossible.
@@ -61,8 +66,11 @@ class Wish:
     particles: int = 1
     seed: int = 0
     overrides: list[str] = field(default_factory=list)
+    mesh: str | None = None
 
     def __post_init__(self):
+        if not isinstance(self.mesh, str | None):
+            raise InputError(f"mesh: {self.mesh!r} is no text")
         for name, kind in (("prompt", str), ("preset", str), ("particles", int), ("seed", int), ("overrides", list)):
             if not isinstance(getattr(self, name), kind):
                 raise InputError(f"{name}: {getattr(self, name)!r} is no {KINDS[kind]}")
@@ -72,11 +80,18 @@ class Wish:
             raise InputError("prompt: it holds '${', which configurations fill in; leave it out")
         if self.preset not in PRESETS:
             raise InputError(f"--preset: '{self.preset}' is not one of {', '.join(PRESETS)}")
+        if self.mesh is not None and self.preset not in MESHES:
+            raise InputError(f"--mesh: the preset '{self.preset}' textures no given mesh; use {', '.join(MESHES)}")
         if self.particles < 1:
             raise InputError(f"--particles: {self.particles}; at least 1 is needed")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed: {self.seed}; it is not in 0 ... {2**32 - 1}")
         self.ranks()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that run, in order."""
+        return STAGES if self.mesh is None else STAGES[-1:]
 
     def ranks(self) -> int:
         """Devices of all nodes together, as the overrides say.
@@ -105,23 +120,37 @@ class Wish:
         return given["devices"] * given["num_nodes"]
 
 
-def config_of(preset: str, stage: str) -> Path:
+def config_of(preset: str, stage: str, given_mesh: bool = False) -> Path:
     """The configuration of a preset's stage: in the repository, or where an installed package has put it.
 
     Args:
         preset: One of PRESETS.
         stage: One of STAGES.
+        given_mesh: Whether the stage textures the mesh of a file.
 
     Raises:
         InputError: It is not installed.
     """
-    name = Path("configs") / PRESETS[preset] / f"{stage}.yaml"
-    here = Path(__file__).parents[1] / name
+    return config_file(MESHES[preset] if given_mesh else f"{PRESETS[preset]}{stage}", "--preset")
+
+
+def config_file(name: str, key: str) -> Path:
+    """A configuration of the project: in the repository, or where an installed package has put it.
+
+    Args:
+        name: Below configs, without its ending.
+        key: The option that asks for it, for errors.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    file = Path("configs") / f"{name}.yaml"
+    here = Path(__file__).parents[1] / file
     if here.exists():
         return here
-    installed = [file for file in metadata.files("prolific") or [] if Path(*file.parts[-len(name.parts) :]) == name]
+    installed = [one for one in metadata.files("prolific") or [] if Path(*one.parts[-len(file.parts) :]) == file]
     if not installed:
-        raise InputError(f"--preset: {name}, the file of the stage '{stage}', is not installed; reinstall the package")
+        raise InputError(f"{key}: {file} is not installed; reinstall the package")
     return Path(installed[0].locate()).resolve()
 
 
@@ -132,7 +161,7 @@ def options_of(wish: Wish, stage: str) -> list[str]:
         wish: What was asked for.
         stage: One of STAGES.
     """
-    config = config_of(wish.preset, stage)
+    config = config_of(wish.preset, stage, wish.mesh is not None)
     given = yaml.safe_load(config.read_text(encoding="utf-8"))
     before = given["model"]["init_args"].get("particles", 1)
     particles = -(-wish.particles // wish.ranks())  # that a rank trains
@@ -146,6 +175,7 @@ def options_of(wish: Wish, stage: str) -> list[str]:
         *("--config", str(config), f"--prompt={wish.prompt}", f"--seed_everything={wish.seed}"),
         *(f"--model.particles={wish.particles}", f"--trainer.max_steps={steps(given['trainer']['max_steps'])}"),
         f"--data.milestones={json.dumps(milestones)}",
+        *([] if wish.mesh is None else [f"--model.mesh={wish.mesh}"]),
         *wish.overrides,
     ]
 
@@ -157,7 +187,8 @@ def handed_on(stage: str, folder: Path) -> list[str]:
         stage: One of STAGES.
         folder: FOLDER, of the whole run.
     """
-    return [f"--model.{before}={folder / before}" for before in STAGES[: STAGES.index(stage)]]
+    before = [name for name in STAGES[: STAGES.index(stage)] if (folder / name).is_dir()]  # none for a given mesh
+    return [f"--model.{name}={folder / name}" for name in before]
 
 
 def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
@@ -182,7 +213,7 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     # A process of its own, so that the next stage has all the memory. Ctrl-C reaches it from the terminal. Modules in
     # the working directory are none of its business.
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
-    place = f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}"
+    place = f"{wish.stages.index(stage) + 1}/{len(wish.stages)} {stage}"
     environment = os.environ | {"PYTHONSAFEPATH": "1", PLACE: place}
     # Windows refuses the option, and it is Linux alone that knows what to do.
     first = partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None
@@ -208,7 +239,7 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) ->
         An exit code.
     """
     seconds = {}
-    for stage in STAGES:
+    for stage in wish.stages:
         if not (folder / stage / FINISHED).exists():
             start = monotonic()
             code = run_stage(wish, stage, folder, (more or {}).get(stage, []))
@@ -221,7 +252,7 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) ->
     if seconds:
         parts = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items())
         print(f"{parts}; {sum(seconds.values()):.0f} s in all")
-    for stage in STAGES:
+    for stage in wish.stages:
         for file in sorted([*(folder / stage).glob("*.*"), folder / stage / LAST]):
             print(os.path.relpath(file))
     return 0
@@ -306,10 +337,17 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
     parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")
     parser.add_argument("--seed", type=int, help=f"of everything random (default: {Wish.seed})")
+    parser.add_argument("--mesh", type=a_path, metavar="FILE", help="texture this GLB, OBJ, PLY or STL file alone")
     parser.add_argument("--out", type=a_path, help="a new folder for the run (default: runs/PROMPT/TIME)")
+    parser.add_argument("--log", choices=LOGGERS, help="show numbers, pictures and meshes there too")
     parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
     options = parser.parse_args(args)
-    given = {key: value for key, value in vars(options).items() if value is not None and key not in ("out", "resume")}
+    others = ("out", "resume", "log")
+    given = {key: value for key, value in vars(options).items() if value is not None and key not in others}
+    if options.log is not None:
+        overrides = ["--config", str(config_file(f"loggers/{options.log}", "--log")), *overrides]
+    if options.mesh is not None:
+        given["mesh"] = str(options.mesh.expanduser().absolute())
     if overrides:
         given["overrides"] = overrides
     if options.resume is None:
@@ -359,22 +397,23 @@ def main(
     """
     try:
         wish, folder, resumed = parse(args)
-        for stage in STAGES:
-            config_of(wish.preset, stage)
+        for stage in wish.stages:
+            config_of(wish.preset, stage, wish.mesh is not None)
         folder.reserve()
     except InputError as error:
         print(f"dream: {' '.join(str(error).split())[:500]}", file=sys.stderr)
         sys.exit(2)
     try:
         if not resumed:
-            (folder.path / DREAM).write_text(yaml.safe_dump(asdict(wish), allow_unicode=True), encoding="utf-8")
+            words = {key: value for key, value in asdict(wish).items() if value is not None}
+            (folder.path / DREAM).write_text(yaml.safe_dump(words, allow_unicode=True), encoding="utf-8")
         code = dream(wish, folder.path, more)
-        if not any((folder.path / stage / CONFIG).exists() for stage in STAGES):
+        if not any((folder.path / stage / CONFIG).exists() for stage in wish.stages):
             folder.discard()
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         words = "interrupted" if interrupted else f"{error.filename}: {error.strerror}"
-        print(f"dream: {words}; resume: {resume_command(folder.path / STAGES[0])}", file=sys.stderr)
+        print(f"dream: {words}; resume: {resume_command(folder.path / wish.stages[0])}", file=sys.stderr)
         sys.exit(130 if interrupted else 1)
     finally:
         folder.release()

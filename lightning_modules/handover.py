@@ -3,21 +3,37 @@
 A run is named by its folder, RUN, by a folder of `dream` (whose stage of that kind is meant), or by a checkpoint.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError
+from lightning_modules.dream import STAGES
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.run.checkpoints import read_checkpoint
-from lightning_modules.run.folder import DREAM, LAST
+from lightning_modules.run.folder import CONFIG, DREAM, LAST
 from scene.cameras import Orbit
 from scene.iso_surface import NoSurface, Start, from_field
-from scene.mesh import Mesh
+from scene.mesh import Mesh, MeshError
+from scene.mesh_files import GivenMesh, Up, read_mesh
 from scene.solids import solid_mesh
 from scene.tetrahedra import DMTet
+from scene.texture import Atlas
+from scene.texture_coordinates import unusable
 
 
-def _load(run: str, key: str, stage: str, word: str, count: int) -> dict:
-    """The checkpoint of a run that must have `count` particles; word: of its stage in a folder of `dream`."""
+def load_run(run: str, key: str, stage: str, word: str, count: int) -> dict:
+    """Reads the checkpoint of a run.
+
+    Args:
+        run: Run folder, folder of `dream`, or checkpoint.
+        key: The option that names the run, for errors.
+        stage: Name of the stage's class.
+        word: Of the stage in a folder of `dream`.
+        count: Particles that the run must have.
+
+    Raises:
+        InputError: There is no such checkpoint, or it has another number of particles.
+    """
     path = Path(run).expanduser().absolute()
     if path.is_dir():
         path = (path / word if (path / DREAM).exists() else path) / LAST
@@ -28,8 +44,13 @@ def _load(run: str, key: str, stage: str, word: str, count: int) -> dict:
     return checkpoint
 
 
-def _particle(checkpoint: dict, index: int) -> dict:
-    """The state of one particle."""
+def particle_state(checkpoint: dict, index: int) -> dict:
+    """The tensors of one particle in a checkpoint, by their names in it.
+
+    Args:
+        checkpoint: Of a stage.
+        index: Of the particle.
+    """
     prefix = f"particles.{index}."
     return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
 
@@ -45,11 +66,11 @@ def load_nerfs(run: str, count: int, key: str = "model.nerf") -> list[NerfPartic
     Raises:
         InputError: There is no such checkpoint, or it has another number of particles.
     """
-    checkpoint = _load(run, key, "NerfStage", "nerf", count)
+    checkpoint = load_run(run, key, "NerfStage", "nerf", count)
     particles = []
     for i in range(count):
         particle = NerfParticle(FieldSettings(**checkpoint["vsd"]["field"]))
-        particle.load_state_dict(_particle(checkpoint, i))
+        particle.load_state_dict(particle_state(checkpoint, i))
         particles.append(particle.requires_grad_(False))
     return particles
 
@@ -65,13 +86,67 @@ def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]
     Raises:
         InputError: There is no such checkpoint, or it has another number of particles.
     """
-    checkpoint = _load(run, key, "GeometryStage", "geometry", count)
+    checkpoint = load_run(run, key, "GeometryStage", "geometry", count)
     meshes = []
     for i in range(count):
         surface = DMTet(checkpoint["vsd"]["resolution"])
-        surface.load_state_dict(_particle(checkpoint, i))
+        surface.load_state_dict(particle_state(checkpoint, i))
         meshes.append(solid_mesh(surface))
     return meshes
+
+
+def read_given(
+    path: str, radius: float, up: Up, keep_uv: bool, size: int, key: str = "model.mesh"
+) -> tuple[GivenMesh, str]:
+    """Reads a mesh of another program.
+
+    Args:
+        path: Of the file.
+        radius: Of the ball in which it is put, world units.
+        up: Its axes.
+        keep_uv: Whether its texture coordinates are kept where an image can be baked for them.
+        size: Texels of that image's side.
+        key: The option that names the file, for errors.
+
+    Returns:
+        The mesh, and a line about it.
+
+    Raises:
+        InputError: The file is of no use.
+    """
+    try:
+        given = read_mesh(Path(path).expanduser(), radius, up)
+    except MeshError as error:
+        raise InputError(f"{key}: {error}") from error
+    if given.uv is None:
+        words = "it has no texture coordinates, they are made"
+    elif not keep_uv:
+        words = "its texture coordinates are made anew"
+    elif reason := unusable(given.mesh, Atlas(given.uv, given.corners, given.source, size)):
+        words = f"its texture coordinates {reason}; they are made anew"
+    else:
+        words = "it keeps its coordinates"
+    if not words.startswith("it keeps"):
+        given = replace(given, uv=None, corners=None, source=None)
+    bodies, closed = given.mesh.components()[0], "closed" if given.mesh.is_watertight else "open"
+    return given, f"mesh: {len(given.mesh.faces)} faces, bodies: {bodies}, {closed}; {words}"
+
+
+def given_mesh(path: str | Path, index: int) -> GivenMesh:
+    """The mesh on which a run of the texture stage began, as its checkpoint holds it.
+
+    Args:
+        path: Of the checkpoint.
+        index: Of the particle.
+
+    Raises:
+        InputError: There is no such checkpoint, or the run textures no mesh of a file.
+    """
+    state = particle_state(read_checkpoint(Path(path), "TextureStage"), index)
+    if "to_file" not in state:
+        raise InputError(f"model.mesh: the run of {path} textures no mesh of a file; leave it out")
+    charts = (state.get(name) for name in ("uv", "corners", "source"))
+    return GivenMesh(Mesh(state["vertices"], state["faces"]), *charts, state["to_file"], "z" if state["z_up"] else "y")
 
 
 def first_surface(nerf: NerfParticle, index: int, resolution: int, orbit: Orbit, size: int) -> Start:
@@ -91,3 +166,25 @@ def first_surface(nerf: NerfParticle, index: int, resolution: int, orbit: Orbit,
         return from_field(nerf.field, nerf.renderer, resolution, orbit, size)
     except NoSurface as error:
         raise InputError(f"model.nerf: particle {index} has no surface, {error}; train the NeRF anew") from error
+
+
+def stage_folder(folder: Path) -> Path:
+    """The folder of the run that is meant: of a `dream` folder, the last stage that has a checkpoint.
+
+    Args:
+        folder: A run folder, or a folder of `dream`.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: There is no run in the folder.
+    """
+    if (folder / DREAM).is_file():
+        through = [folder / stage for stage in STAGES if (folder / stage / LAST).is_file()]
+        if not through:
+            raise InputError(f"{folder}: no stage has left a checkpoint yet; resume it with 'dream --resume {folder}'")
+        return through[-1]
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: no run folder, {CONFIG} is missing; name the folder that a run has printed")
+    return folder

@@ -12,6 +12,7 @@ from typing_extensions import override
 from common.checks import require_range
 from common.errors import InputError
 from common.pixels import to_uint8
+from lightning_modules.run.hardware import require_ffmpeg
 from lightning_modules.run.pictures import contact_sheet, save_picture, save_video
 from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
@@ -36,6 +37,10 @@ class ObjectStage(Stage):
     particles: nn.ModuleList
     random_background: float
     random_background_from: int
+
+    @override
+    def require_inputs(self, checkpoint: str | None) -> None:
+        require_ffmpeg()
 
     def picture(self, index: int, cameras: Cameras) -> Tensor:
         """Renders a particle for people, without gradients.

@@ -16,7 +16,7 @@ from lightning_modules.broken_gradients import CHECK_EVERY, BrokenGradients
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
-from lightning_modules.run.loggers import MetricsFile, show_picture, show_video
+from lightning_modules.run.loggers import MetricsFile, show_mesh, show_picture, show_video
 from lightning_modules.run.pictures import save_picture
 from vsd.guidance import VSDGuidance
 
@@ -57,6 +57,16 @@ class Stage(pl.LightningModule):
         """
         if not self.guidances:
             raise InputError("trainer.callbacks: no guidance; list vsd.guidance.VSDGuidance with a prompt")
+
+    def require_inputs(self, checkpoint: str | None) -> None:
+        """Checks the files that the stage is to read; called before anything large is loaded.
+
+        Args:
+            checkpoint: From which the run resumes, None for a run from the start.
+
+        Raises:
+            InputError: One of them is missing or of no use.
+        """
 
     @override
     def setup(self, stage: str) -> None:
@@ -169,14 +179,14 @@ class Stage(pl.LightningModule):
         self.show(key, name)
 
     def show(self, key: str, name: str) -> None:
-        """Shows a picture or an MP4 video of the run folder in the loggers, on the first rank.
+        """Shows a picture, an MP4 video or a GLB mesh of the run folder in the loggers, on the first rank.
 
         Args:
             key: Its name in the loggers.
             name: Path of the file below the run folder.
         """
         if self.trainer.is_global_zero:
-            show = show_video if name.endswith(".mp4") else show_picture
+            show = {".mp4": show_video, ".glb": show_mesh}.get(Path(name).suffix, show_picture)
             show(self.loggers, key, self.run_folder / name, self.trained_steps)
 
     @override

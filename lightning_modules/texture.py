@@ -1,27 +1,32 @@
 """The texture stage: the surfaces stay as they are, and particles are the colours on them.
 
 A particle is a field, of which the albedo on the surface is seen, and a background; both start as the NeRF stage left
-them. When training ends, every particle is exported as mesh-particleN.glb, and as OBJ with MTL and PNG.
+them. The surface may also be a mesh from a file, whose colours start from scratch. When training ends, every particle
+is exported as mesh-particleN.glb, and as OBJ with MTL and PNG.
 """
+
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from common.checks import require_range
+from common.checks import require_positive, require_range
 from common.errors import InputError
-from lightning_modules.handover import first_surface, load_meshes, load_nerfs
-from lightning_modules.nerf import NerfParticle
+from lightning_modules.handover import first_surface, given_mesh, load_meshes, load_nerfs, read_given
+from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.object_stage import LARGEST_GRID, ObjectStage, field_optimizer, require_background, require_rates
 from scene.cameras import Cameras
-from scene.export import write_glb, write_obj
+from scene.export import About, Placement, write_glb, write_obj
 from scene.iso_surface import judging_cameras, mesh_mask
 from scene.mesh import Mesh, MeshError
+from scene.mesh_files import GivenMesh, Up
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.rasterizer import RayCaster
 from scene.solids import solid_mesh
-from scene.texture import bake, unwrap
+from scene.texture import Atlas, bake, unwrap
 
+HIGH = 0.7  # upper end of t / T below which no new colours appear
 LARGEST_TEXTURE = 16384  # texels of a side
 SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surface is judged before training
 
@@ -32,13 +37,21 @@ class TexturedMesh(nn.Module):
     Args:
         mesh: The surface, which stays as it is.
         nerf: Particle of the NeRF stage, whose field and background are trained.
+        given: The file's mesh that it is, None for one of the geometry stage.
     """
 
-    def __init__(self, mesh: Mesh, nerf: NerfParticle):
+    def __init__(self, mesh: Mesh, nerf: NerfParticle, given: GivenMesh | None = None):
         super().__init__()
         self.register_buffer("vertices", mesh.vertices)
         self.register_buffer("faces", mesh.faces)
         self.field, self.background = nerf.field.requires_grad_(True), nerf.background.requires_grad_(True)
+        if given is not None:  # in the checkpoint, so that a run resumes without the file
+            self.register_buffer("to_file", given.to_file)
+            self.register_buffer("z_up", torch.tensor(given.up == "z"))
+        self.has_atlas = given is not None and given.uv is not None
+        if self.has_atlas:
+            for name in ("uv", "corners", "source"):
+                self.register_buffer(name, getattr(given, name))
         self.seen: tuple[Mesh, RayCaster] | None = None
 
     def mesh(self) -> tuple[Mesh, RayCaster]:
@@ -46,6 +59,26 @@ class TexturedMesh(nn.Module):
         if self.seen is None or self.seen[0].vertices.device != self.vertices.device:
             self.seen = Mesh(self.vertices, self.faces), RayCaster(self.vertices, self.faces)
         return self.seen
+
+    @property
+    def placement(self) -> Placement:
+        """Where exported files have the mesh."""
+        if not hasattr(self, "to_file"):
+            return Placement()
+        return Placement(self.to_file.cpu().numpy(), "z" if self.z_up else "y")
+
+    def atlas(self, size: int) -> Atlas:
+        """The texture coordinates of the mesh, those of its file or new ones.
+
+        Args:
+            size: Texels of the image's side.
+
+        Raises:
+            MeshError: Its charts do not fit the image.
+        """
+        if self.has_atlas:
+            return Atlas(self.uv, self.corners, self.source, size)
+        return unwrap(self.vertices, self.faces, size)
 
     def colour(self, points: Tensor) -> Tensor:
         """Albedo on the surface.
@@ -65,7 +98,8 @@ class TextureStage(ObjectStage):
     Adam has betas 0.9 and 0.99, eps 1e-15.
 
     Args:
-        nerf: Run of the NeRF stage whose colours are inherited: its folder, a folder of `dream`, or a checkpoint.
+        nerf: Run of the NeRF stage whose colours are inherited: its folder, a folder of `dream`, or a checkpoint; None
+            where `mesh` names a file.
         geometry: Run of the geometry stage whose surfaces are textured, named likewise; None for the surfaces from
             which that stage would start.
         particles: Number of particles, n >= 1, as many as both runs have.
@@ -83,17 +117,25 @@ class TextureStage(ObjectStage):
             the learned background.
         weight_decay: AdamW's, >= 0.
         texture_size: Texels of the exported image's side, in 16 ... 16384.
+        mesh: GLB, OBJ, PLY or STL file whose mesh is textured in the place of one of the geometry stage; the exported
+            files have it where that file has it. Colours start from random ones.
+        mesh_up: Axes of that file: "y" for y up with the front to +z, as in glTF; "z" for z up with the front to -y, as
+            in Blender and most STL files.
+        mesh_radius: Of the ball around the origin in which that mesh is put, world units, > 0.
+        keep_uv: Whether the file's texture coordinates are kept, unless they overlap or repeat; else they are new.
+        field: Of the colours on that mesh; otherwise they have the NeRF's.
         seed: Of random colours, the particles' order and everything drawn in training, >= 0.
 
     Raises:
-        InputError: An option is impossible, no camera sees a surface, or an export cannot be written.
+        InputError: An option is impossible, a mesh is of no use, no camera sees a surface, or an export cannot be
+            written.
 
     Source: ProlificDreamer, section 4.3 and its code.
     """
 
     def __init__(
         self,
-        nerf: str,
+        nerf: str | None = None,
         geometry: str | None = None,
         particles: int = 1,
         particles_per_step: int = 1,
@@ -108,6 +150,11 @@ class TextureStage(ObjectStage):
         random_background_from: int = 0,
         weight_decay: float = 0.0,
         texture_size: int = 1024,
+        mesh: str | None = None,
+        mesh_up: Up = "y",
+        mesh_radius: float = 0.5,
+        keep_uv: bool = True,
+        field: FieldSettings | None = None,
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
@@ -120,6 +167,27 @@ class TextureStage(ObjectStage):
         self.lr_decay, self.weight_decay, self.eval_background = lr_decay, weight_decay, eval_background
         self.random_background, self.random_background_from = random_background, random_background_from
         self.texture_size = texture_size
+        require_positive("model.mesh_radius", mesh_radius)
+        if mesh is None and nerf is None:
+            raise InputError("model.nerf: it is missing; name a run of the NeRF stage, or a mesh with model.mesh")
+        if mesh is not None and (nerf is not None or geometry is not None):
+            raise InputError("model.mesh: it takes the place of model.nerf and model.geometry; leave those out")
+        self.mesh, self.mesh_up, self.mesh_radius, self.keep_uv = mesh, mesh_up, mesh_radius, keep_uv
+        self.field_settings = field or FieldSettings()
+        self.given: list[GivenMesh] = []  # of every particle
+        self.mesh_words = ""  # about what was read
+
+    @override
+    def require_inputs(self, checkpoint: str | None) -> None:
+        super().require_inputs(checkpoint)
+        if self.mesh is None or self.given:
+            return
+        if checkpoint is not None:
+            self.given = [given_mesh(checkpoint, i) for i in range(self.order.n)]
+            return
+        options = self.mesh_radius, self.mesh_up, self.keep_uv, self.texture_size
+        given, self.mesh_words = read_given(self.mesh, *options)
+        self.given = [given] * self.order.n
 
     @override
     def configure_model(self) -> None:
@@ -127,21 +195,33 @@ class TextureStage(ObjectStage):
             return
         if self.trainer.training:
             self.require_guidance()
-        nerfs = load_nerfs(self.nerf, self.order.n)
-        self.print_backends(nerfs[0].settings.encoding, meshes=True, padded=nerfs[0].settings.padded)
-        if self.geometry is None:
+        if self.mesh is not None:
+            self.require_inputs(self.trainer.ckpt_path)
+            if self.mesh_words:
+                self.print_rank_zero(self.mesh_words)
+            settings = [self.field_settings] * self.order.n
+        else:
+            nerfs = load_nerfs(self.nerf, self.order.n)
+            settings = [nerf.settings for nerf in nerfs]
+            self.field_settings = settings[0]
+        self.print_backends(settings[0].encoding, meshes=True, padded=settings[0].padded)
+        if self.mesh is not None:
+            meshes = [given.mesh for given in self.given]
+        elif self.geometry is None:
             starts = [first_surface(nerf, i, self.resolution, *SEEN_BY) for i, nerf in enumerate(nerfs)]
             meshes = [solid_mesh(start.surface) for start in starts]
         else:
             meshes = load_meshes(self.geometry, self.order.n)
         for i, mesh in enumerate(meshes):
             if not mesh_mask(mesh, *SEEN_BY).any():
-                raise InputError(f"model.geometry: no camera sees a face of particle {i}; train the geometry anew")
-        if not self.inherit:
+                key, fix = ("geometry", "train the geometry anew") if self.mesh is None else ("mesh", "name another")
+                raise InputError(f"model.{key}: no camera sees a face of particle {i}; {fix}")
+        if self.mesh is not None or not self.inherit:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same on every device
                 torch.manual_seed(self.seed)
-                nerfs = [NerfParticle(nerf.settings) for nerf in nerfs]
-        self.particles = nn.ModuleList(TexturedMesh(*pair) for pair in zip(meshes, nerfs, strict=True))
+                nerfs = [NerfParticle(one) for one in settings]
+        given = self.given or [None] * self.order.n
+        self.particles = nn.ModuleList(TexturedMesh(*parts) for parts in zip(meshes, nerfs, given, strict=True))
 
     @override
     def configure_optimizers(self) -> dict:
@@ -192,9 +272,22 @@ class TextureStage(ObjectStage):
         return torch.cat([out.colour[0] + empty * background, 0.5 * (out.normal + out.coverage)[0] + empty], 1)
 
     @override
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        high = max((guidance.timesteps.range(0)[1] for guidance in self.guidances), default=1.0)
+        if (self.mesh is not None or not self.inherit) and high < HIGH:
+            self.print_rank_zero(
+                f"warning: timesteps.high: {high:g} is too low for colours that start from random ones, which stay "
+                "plain; 0.98 is usual, see configs/mesh.yaml and configs/toybox/mesh.yaml"
+            )
+
+    @override
     def on_fit_end(self) -> None:
         for i in self.order.rendered:
             self.export(i)
+        self.trainer.strategy.barrier()  # the first rank shows what all have written
+        for i in range(self.order.n):
+            self.show(f"mesh/particle{i}", f"mesh-particle{i}.glb")
 
     def export(self, index: int) -> None:
         """Writes mesh-particleN.glb, .obj, .mtl and .png into the run folder.
@@ -207,10 +300,29 @@ class TextureStage(ObjectStage):
         """
         particle = self.particles[index]
         try:
-            atlas = unwrap(particle.vertices, particle.faces, self.texture_size)
+            atlas = particle.atlas(self.texture_size)
             image = bake(particle.vertices, atlas, particle.colour)
             path = self.run_folder / f"mesh-particle{index}.glb"
-            write_glb(path, particle.vertices, atlas, image)
-            write_obj(path.with_suffix(".obj"), particle.vertices, atlas, image)
+            files = particle.vertices, atlas, image, particle.placement, self.about(index)
+            write_glb(path, *files)
+            write_obj(path.with_suffix(".obj"), *files)
         except (OSError, MeshError) as error:
             raise InputError(f"export of particle {index}: {error}; the checkpoint is kept") from error
+
+    def about(self, index: int) -> About:
+        """What the exported files say of a particle.
+
+        Args:
+            index: Of the particle.
+        """
+        particle = self.particles[index]
+        closed = Mesh(particle.vertices, particle.faces).is_watertight
+        prompt = self.guidances[0].prompts.prompt if self.guidances else ""
+        name = f"{prompt} {index}" if self.order.n > 1 else prompt
+        words = {"prompt": prompt, "particle": index, "particles": self.order.n, "seed": self.seed, "unit": "metre"}
+        return About(name or None, words, double_sided=not closed)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vsd"]["field"] = asdict(self.field_settings)  # for `vsd export`

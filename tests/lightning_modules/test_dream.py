@@ -143,6 +143,16 @@ def test_a_run_that_is_going_on_is_not_resumed_beside_itself(elsewhere, capsys):
     folder.release()
 
 
+@pytest.mark.parametrize("logger", dream.LOGGERS)
+def test_a_logger_is_asked_for_by_name_and_recorded(elsewhere, stage, logger):
+    stage.code = 0
+    for name in STAGES:
+        (elsewhere / "run" / name).mkdir(parents=True)
+    wish, _, _ = dream.parse(["a red car", "--out", "new", "--log", logger])
+    assert wish.overrides[0] == "--config" and Path(wish.overrides[1]).name == f"{logger}.yaml"
+    assert options_of(wish, "nerf")[-2:] == wish.overrides and Path(wish.overrides[1]).is_file()
+
+
 @pytest.mark.parametrize("code", [2, 130, 143, -9])
 def test_a_stage_that_stops_ends_the_command_with_its_code(elsewhere, stage, code):
     stage.code = code

@@ -29,6 +29,7 @@ BUILT += [LastCheckpoint, MetricsFile, StepLines]
 NESTED = {
     NerfStage: {FieldSettings, Regularisers},
     GeometryStage: {SurfaceLosses},
+    TextureStage: {FieldSettings},
     RandomCameras: {CameraDistribution, Milestone},
     VSDGuidance: {Timesteps, ScoreSettings, ViewSectors, Sector, Savings},
 }

@@ -149,12 +149,11 @@ def test_an_export_that_cannot_be_written_is_named_and_the_checkpoint_kept(whole
         (ValueError("bug"), ValueError),
     ],
 )
-def test_a_defect_in_the_export_is_not_taken_for_bad_input(monkeypatch, error, raised):
+def test_a_defect_in_the_export_is_not_taken_for_bad_input(error, raised):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("lightning_modules.texture.unwrap", fail)
-    stage = SimpleNamespace(particles=[SimpleNamespace(vertices=None, faces=None)], texture_size=64)
+    stage = SimpleNamespace(particles=[SimpleNamespace(atlas=fail)], texture_size=64)
     with pytest.raises(raised, match=str(error)) as caught:
         TextureStage.export(stage, 0)
     assert isinstance(caught.value, InputError) == (raised is InputError)

@@ -12,7 +12,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from scene.export import to_file_axes, write_glb, write_obj
+from scene.export import About, to_file_axes, write_glb, write_obj, write_ply
 from scene.mesh import MeshError
 from scene.texture import Atlas, bake, unwrap
 
@@ -233,6 +233,31 @@ def test_folders_are_made(egg, tmp_path):
     assert write_glb(tmp_path / "a" / "b" / "egg.glb", *egg).is_file()
 
 
+def test_a_file_says_what_it_is(egg, tmp_path):
+    vertices, atlas, image = egg
+    words = {"prompt": "a \N{DUCK}\nred", "seed": 3}
+    tree, _ = content(write_glb(tmp_path / "egg.glb", *egg, about=About("duck", words, double_sided=True)))
+    assert tree["asset"]["generator"].startswith("prolific") and tree["asset"]["extras"] == words
+    assert tree["meshes"][0]["name"] == "duck" and tree["meshes"][0]["extras"] == words
+    assert tree["materials"][0]["doubleSided"] and tree["materials"][0]["name"] == "duck"
+    write_obj(tmp_path / "egg.obj", *egg, about=About("duck", words))
+    head = (tmp_path / "egg.obj").read_text().splitlines()[:3]
+    assert head[0].startswith("# prolific") and head[1:] == ['# prompt: "a \N{DUCK}\\nred"', "# seed: 3"]
+    write_ply(tmp_path / "egg.ply", vertices, atlas.source[atlas.faces], field(vertices), about=About("duck", words))
+    comments = [line for line in (tmp_path / "egg.ply").read_bytes().split(b"\n")[:6] if line.startswith(b"comment")]
+    assert comments[1:] == [b'comment prompt: "a \\U0001f986\\nred"', b"comment seed: 3"]
+
+
+def test_a_ply_file_holds_the_mesh_and_the_colours_of_its_vertices(egg, tmp_path):
+    vertices, atlas, _ = egg
+    faces = atlas.source[atlas.faces]
+    found = read(write_ply(tmp_path / "egg.ply", vertices, faces, field(vertices)))
+    np.testing.assert_allclose(found.vertices, to_file_axes(vertices.numpy()), atol=1e-6)
+    np.testing.assert_array_equal(found.faces, faces.numpy())
+    wanted = (field(vertices) * 255).round().numpy()
+    np.testing.assert_array_equal(np.asarray(found.visual.vertex_colors)[:, :3], wanted)
+
+
 def has_validator() -> bool:
     """Whether node is there and finds Khronos' package gltf-validator, in ./node_modules or through NODE_PATH."""
     if shutil.which("node") is None:
@@ -241,7 +266,9 @@ def has_validator() -> bool:
 
 
 @pytest.mark.skipif(not has_validator(), reason="needs node and 'npm install gltf-validator'")
-def test_khronos_validator_finds_nothing(glb):
+@pytest.mark.parametrize("about", [None, About("a \N{DUCK} 'red'", {"prompt": "a \N{DUCK}", "seed": 3}, True)])
+def test_khronos_validator_finds_nothing(egg, tmp_path, about):
+    glb = write_glb(tmp_path / "egg.glb", *egg, about=about)
     done = subprocess.run(["node", "-e", VALIDATE, str(glb)], capture_output=True, text=True, check=True)
     issues = json.loads(done.stdout)
-    assert (issues["numErrors"], issues["numWarnings"], issues["numInfos"]) == (0, 0, 0), issues["messages"]
+    assert not issues["messages"], "errors, warnings, infos and hints"

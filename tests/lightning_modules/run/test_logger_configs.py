@@ -1,8 +1,10 @@
 import pytest
 import yaml
+from jsonargparse import Namespace
 from small_runs import ROOT, fit, resume
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_modules.run.config import log_offline
 from lightning_modules.run.folder import CONFIG
 
 SHORT = ("--trainer.val_check_interval=2", "--model.particles=1", "--prompt=a blue duck")
@@ -47,3 +49,28 @@ def test_metrics_go_to_a_file_with_and_without_its_configuration(elsewhere, logg
     fit(*([shown("csv")] if logger == "csv" else []), f"--trainer.default_root_dir={elsewhere}", *SHORT, steps=2)
     steps = [line.split(",")[0] for line in (elsewhere / "metrics.csv").read_text().splitlines()]
     assert steps == ["step", "0", "1"]
+
+
+def test_without_a_key_wandb_writes_to_the_disk_alone(elsewhere, monkeypatch, capsys):
+    """As for a newcomer, who has neither a key nor WANDB_MODE; a login prompt would stop the run."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(elsewhere / "netrc"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit(shown("wandb"), *SHORT, f"--trainer.default_root_dir={elsewhere / 'run'}", steps=1)
+    assert "wandb: offline, no key is set" in capsys.readouterr().out
+    assert list((elsewhere / "run" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize("how", ["key", "mode", "netrc"])
+def test_who_is_logged_in_is_not_kept_offline(elsewhere, monkeypatch, how):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(elsewhere / "netrc"))
+    if how == "netrc":
+        (elsewhere / "netrc").write_text("machine api.wandb.ai login user password none")
+    else:
+        monkeypatch.setenv(*{"key": ("WANDB_API_KEY", "none"), "mode": ("WANDB_MODE", "online")}[how])
+    logger = Namespace(class_path="pytorch_lightning.loggers.WandbLogger", init_args=Namespace(offline=False))
+    config = Namespace(trainer=Namespace(logger=[logger]))
+    assert not log_offline(config) and not logger.init_args.offline
