@@ -18,11 +18,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
-# Hits FAULTS small runs of each stage at random moments and compares what they resume to. Minutes.
+# Hits FAULTS small runs of each kind at random moments and compares what they resume to. Minutes.
 FAULTS ?= 10
 faults: $(READY)
-	$(BIN)/python tests/faults/kills.py --stage nerf --count $(FAULTS)
-	$(BIN)/python tests/faults/kills.py --stage image --count $(FAULTS)
+	for run in nerf image geometry texture two dream; do \
+		$(BIN)/python tests/faults/kills.py --run $$run --count $(FAULTS) || exit 1; done
 
 # PROMPT as an object: its folder below runs/ is printed.
 demo: $(READY)
