@@ -1,7 +1,6 @@
 """How a run writes its checkpoints: beside their target, replaced by rename, the one before kept."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from common.errors import InputError
-from common.files import atomic_write
+from common.files import atomic_write, is_intact
 from lightning_modules.run.folder import LAST, PREVIOUS
 
 
@@ -78,19 +77,6 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a checkpoint's checksums, those of the ZIP archive that torch writes, fit its content.
-
-    Args:
-        path: Of the file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
-        return False
-
-
 class LastCheckpoint(Checkpoint):
     """Keeps checkpoints/last.ckpt in the run folder: every `every` steps, at the end, and when SIGTERM stops one rank.
 
@@ -123,8 +109,8 @@ class LastCheckpoint(Checkpoint):
 
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        # The state is taken here at the last step too, not in on_train_end: from here Lightning resumes in the middle of
-        # its epoch, so that a run with more steps continues as if it had never ended.
+        # The state of the last step is taken here too, not in on_train_end: from here Lightning resumes in the middle
+        # of its epoch, so that a run with more steps continues as if it had never ended.
         signalled = trainer.received_sigterm and single_rank(trainer)
         if signalled or trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.save(trainer, later=not signalled)

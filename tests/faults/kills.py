@@ -10,7 +10,6 @@ something is left over, a resume fails, or more than a checkpoint interval is lo
 
 import argparse
 import csv
-import json
 import os
 import random
 import signal
@@ -46,6 +45,7 @@ RUNS = {  # options of `vsd fit`
     "two": [*SMALL, *VALIDATED, "--trainer.devices=2"],  # ranks of the NeRF stage
 }
 BEFORE = {"geometry": ["nerf"], "texture": ["nerf", "geometry"]}  # runs that a run starts from
+SHORTER = ["--trainer.max_steps=6", "--trainer.val_check_interval=3"]
 SHORT = {
     stage: [
         *(o for o in RUNS[stage] if "particles" not in o),
@@ -64,9 +64,7 @@ def start(run: str, folder: Path, place: Path) -> subprocess.Popen:
     """Starts a run in a folder, or resumes it; place: of the runs that it starts from."""
     if run == "dream":
         asked = ["--resume", str(folder)] if (folder / DREAM).exists() else ["a red mushroom", "--out", str(folder)]
-        code = (
-            f"import json; from lightning_modules.dream import main; main({asked}, json.loads({json.dumps(SHORT)!r}))"
-        )
+        code = f"from lightning_modules.dream import main; main({asked}, {SHORT})"
         command = [sys.executable, "-c", code]
     else:
         config = Path(NERF).with_name(f"{'nerf' if run == 'two' else run}.yaml")

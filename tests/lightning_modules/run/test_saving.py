@@ -7,8 +7,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from common.files import is_intact
 from lightning_modules.run.folder import LAST, PREVIOUS
-from lightning_modules.run.saving import CheckpointFiles, LastCheckpoint, is_intact, write
+from lightning_modules.run.saving import CheckpointFiles, LastCheckpoint, write
 
 
 class Trainer(SimpleNamespace):
