@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,7 +76,15 @@ def start(run: str, folder: Path, place: Path) -> subprocess.Popen:
         command += [f"--trainer.default_root_dir={folder}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     log = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    # A shell has its background jobs ignore SIGINT.
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def send(run: str, process: subprocess.Popen, number: int, draws: random.Random) -> str:

@@ -1,7 +1,5 @@
-import pytest
 import torch
 
-from common.errors import InputError
 from toybox.prior import latents as module
 from toybox.prior.latents import encode, load_latents
 from toybox.world.renders import load_renders
