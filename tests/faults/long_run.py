@@ -70,23 +70,16 @@ def main() -> None:
     record = ["--trainer.callbacks+=long_run.Record", f"--trainer.callbacks.every={every}"]
     record += [f"--trainer.callbacks.minutes={options.minutes}"]
     with tempfile.TemporaryDirectory() as folder:
-        rest = [
-            f"--trainer.val_check_interval={every}",
-            f"--checkpoint.every={every}",
-            "--trainer.log_every_n_steps=10",
-        ]
-        fit(*record, *rest, UNSEEN, f"--trainer.default_root_dir={folder}/run", steps=options.steps)
+        rest = [f"--trainer.val_check_interval={every}", f"--checkpoint.every={every}", UNSEEN]
+        fit(*record, *rest, f"--trainer.default_root_dir={folder}/run", steps=options.steps)
     points = Record.points
     settled, last = points[max(1, len(points) // 10)], points[-1]
     rates, tenth = speeds(points), max(1, len(points) // 10)
     growth = last[1] / settled[1] - 1
     slower = mean(rates[tenth : 2 * tenth]) / mean(rates[-tenth:])
-    print(
-        f"{last[0]} steps: memory {settled[1]:.0f} MiB at step {settled[0]}, {last[1]:.0f} at the end ({growth:+.2%})"
-    )
-    print(
-        f"open files {settled[2]} and {last[2]}; {mean(rates[:tenth]):.2f} steps/s at first, {mean(rates[-tenth:]):.2f}"
-    )
+    print(f"{last[0]} steps, memory {settled[1]:.0f} MiB at step {settled[0]}, {last[1]:.0f} at the end: {growth:+.2%}")
+    print(f"open files: {settled[2]}, at the end {last[2]}")
+    print(f"steps/s: {mean(rates[tenth : 2 * tenth]):.2f}, at the end {mean(rates[-tenth:]):.2f}")
     sys.exit(growth > 0.01 or last[2] > settled[2] or slower > SLOWER)
 
 
