@@ -203,7 +203,7 @@ def run_on_two(folder: Path, *more: str, **environment: str) -> subprocess.Compl
     own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | PATHS | environment
     command += [f"--trainer.default_root_dir={folder}"]
     own["OMP_NUM_THREADS"] = "1"
-    return subprocess.run(command, env=own, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
 
 
 def errors(ended: subprocess.CompletedProcess) -> list[str]:
