@@ -36,7 +36,7 @@ class Record(pl.Callback):
         minutes: After which the run ends, 0 for never.
     """
 
-    points: list[tuple[int, float, int, float]] = []  # step, MiB, open files, seconds
+    points: list[tuple[int, float, int, float]] = []  # step, MiB, open files, CPU seconds
 
     def __init__(self, every: int, minutes: float):
         self.every, self.end = every, time.monotonic() + 60 * minutes if minutes else float("inf")
@@ -46,14 +46,14 @@ class Record(pl.Callback):
         if step % self.every == 0:
             gc.collect()
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
-            self.points.append((step, resident, len(os.listdir("/proc/self/fd")), now))
-            print("step {}: {:.1f} MiB, {} open files".format(*self.points[-1]), flush=True)
+            self.points.append((step, resident, len(os.listdir("/proc/self/fd")), time.process_time()))
+            print("step {}: {:.1f} MiB, {} open files, {:.0f} s".format(*self.points[-1]), flush=True)
         if now > self.end:
             trainer.should_stop = True
 
 
 def speeds(points: list[tuple]) -> list[float]:
-    """Steps per second between the points."""
+    """Steps per second of the processor between the points, which other programs do not slow down."""
     return [(b[0] - a[0]) / (b[3] - a[3]) for a, b in zip(points, points[1:], strict=False)]
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     slower = mean(rates[tenth : 2 * tenth]) / mean(rates[-tenth:])
     print(f"{last[0]} steps, memory {settled[1]:.0f} MiB at step {settled[0]}, {last[1]:.0f} at the end: {growth:+.2%}")
     print(f"open files: {settled[2]}, at the end {last[2]}")
-    print(f"steps/s: {mean(rates[tenth : 2 * tenth]):.2f}, at the end {mean(rates[-tenth:]):.2f}")
+    print(f"steps per CPU second: {mean(rates[tenth : 2 * tenth]):.2f}, at the end {mean(rates[-tenth:]):.2f}")
     sys.exit(growth > 0.01 or last[2] > settled[2] or slower > SLOWER)
 
 
