@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test faults demo samples lint prior gates gpu-check clean
+.PHONY: test faults long-run audit demo samples lint prior gates gpu-check clean
 
 PROMPT ?= a red mushroom
 
@@ -20,11 +20,21 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
-# Hits FAULTS small runs of each stage at random moments and compares what they resume to. Minutes.
+# Hits FAULTS small runs of each kind at random moments and compares what they resume to. Minutes.
 FAULTS ?= 10
 faults: $(READY)
-	$(BIN)/python tests/faults/kills.py --stage nerf --count $(FAULTS)
-	$(BIN)/python tests/faults/kills.py --stage image --count $(FAULTS)
+	for run in nerf image geometry texture two dream; do \
+		$(BIN)/python tests/faults/kills.py --run $$run --count $(FAULTS) || exit 1; done
+
+# Memory, open files and speed over LONG steps of the smallest NeRF; an hour or two for the 20000 of the default.
+LONG ?= 20000
+long-run: $(READY)
+	$(BIN)/python tests/faults/long_run.py --steps $(LONG)
+
+# Known vulnerabilities of what is installed here; asks the index of advisories on the network.
+audit: $(READY)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 # PROMPT as an object: its folder below runs/ is printed.
 demo: $(READY)

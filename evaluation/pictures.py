@@ -10,12 +10,10 @@ from functools import cache
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor
 
-from common.cache import cache_folder
-from common.files import atomic_write
+from common.cache import cache_folder, cached
 from evaluation.truth_distance import TRUTH_SEED
 from scene.cameras import Orbit, turntable
 from toybox.prior.metrics import VISIBLE, background_of
@@ -195,14 +193,15 @@ def sector_instances(name: str, colour: str, sector: int, count: int, first: int
 def _cached(stem: str, name: str, colour: str, first: int, orbits: list[Orbit], size: int) -> tuple[Tensor, Tensor]:
     """The rgba and parts of instances first, first + 1, ..., each seen by its cameras; from the cache or rendered."""
     path = cache_folder() / f"instances-v{VERSION}-{PARTS_KEY}" / f"{stem.replace(' ', '-')}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         made = [
             render(stack([build(name, colour, TRUTH_SEED + first + i)] * len(orbit)), orbit, size)
             for i, orbit in enumerate(orbits)
         ]
         rgba = torch.stack([torch.cat([m.rgb, m.alpha], -1).permute(0, 3, 1, 2) for m in made])
-        with atomic_write(path) as temporary:
-            tensors = {"rgba": (255 * rgba.clamp(0, 1)).round().byte().contiguous()}
-            save_file(tensors | {"parts": torch.stack([m.parts for m in made]).byte()}, temporary)
-    tensors = load_file(path)
+        parts = torch.stack([m.parts for m in made]).byte()
+        return {"rgba": (255 * rgba.clamp(0, 1)).round().byte(), "parts": parts}
+
+    tensors = cached(path, make)
     return tensors["rgba"].float() / 255, tensors["parts"].long()

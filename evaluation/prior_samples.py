@@ -8,11 +8,9 @@ import hashlib
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.cache import cache_folder
-from common.files import atomic_write
+from common.cache import cache_folder, cached
 from common.pixels import to_uint8
 from evaluation.pictures import SIZE, Pictures, with_found_masks
 from scene.cameras import Orbit
@@ -55,12 +53,13 @@ def prior_samples(
     words = hashlib.sha256(", ".join(views).encode()).hexdigest()[:6]
     stem = f"{colour}-{name}-{fingerprint(pipeline)}-{words}-{count}-{steps}-{GUIDANCE:g}-{RESCALE:g}".replace(" ", "-")
     path = cache_folder() / "prior-samples" / f"{stem}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         prompts = [caption(name, colour, view) for view in views] * count
         images = (sample(pipeline, prompts, GUIDANCE, steps, RESCALE) + 1) / 2  # (N V, 3, S, S)
-        with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(_of_size(images))}, temporary)
-    return with_found_masks((load_file(path)["rgb"].float() / 255).unflatten(0, (count, len(views))))
+        return {"rgb": to_uint8(_of_size(images))}
+
+    return with_found_masks((cached(path, make)["rgb"].float() / 255).unflatten(0, (count, len(views))))
 
 
 def _of_size(images: Tensor) -> Tensor:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.cache import cache_folder
-from common.files import atomic_write
+from common.cache import cache_folder, cached
 from common.pixels import to_uint8
 from scene.cameras import Orbit, turntable
 from toybox.world.objects import OBJECTS, build, stack
@@ -70,11 +68,12 @@ def true_looks(name: str, colour: str, count: int, first: int, distance: float, 
     """
     stem = f"{colour}-{name}-{first}-{count}-{distance:g}-{fovy:g}-{size}px".replace(" ", "-")
     path = cache_folder() / f"looks-v{VERSION}" / f"{stem}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         look = _render_looks(name, colour, count, first, distance, fovy, size)
-        with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(look.rgb), "mask": look.mask}, temporary)
-    tensors = load_file(path)
+        return {"rgb": to_uint8(look.rgb), "mask": look.mask}
+
+    tensors = cached(path, make)
     return Look(tensors["rgb"].float() / 255, tensors["mask"])
 
 

@@ -32,8 +32,9 @@ from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.run.config import choose, log_offline, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
 from lightning_modules.run.hardware import require_device
+from lightning_modules.run.heartbeat import Heartbeats
 from lightning_modules.run.options import require_sane, require_stage_trains
-from lightning_modules.run.parent import die_with_parent
+from lightning_modules.run.parent import FirstRank
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
 from lightning_modules.run.progress import progress
 from lightning_modules.run.ranks import LATE, RankLauncher, lost, require_all_ranks
@@ -91,6 +92,8 @@ class Command(LightningCLI):
             if (how := ending(error)) is None:
                 raise
             self._exit(*how)
+        if self.run_folder is not None and isinstance(self.trainer.strategy.launcher, RankLauncher):
+            self.trainer.strategy.launcher.wait()
         self._close()
 
     def _blame(self, error: BaseException) -> None:
@@ -161,6 +164,8 @@ class Command(LightningCLI):
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.trainer.enable_progress_bar is not False and not own_bar:
                 callbacks.append(progress())
+            if not any(isinstance(callback, Heartbeats) for callback in callbacks):
+                callbacks.append(Heartbeats())
             callbacks += [AgreedStop(), Requeue()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = self._trainer(**more)
@@ -181,7 +186,7 @@ class Command(LightningCLI):
 
     def _named(self, trainer: pl.Trainer) -> pl.Trainer:
         if isinstance(trainer.strategy.launcher, RankLauncher):
-            trainer.strategy.launcher.resume = resume_command(self.run_folder.path)
+            trainer.strategy.launcher.resume = FirstRank.resume = resume_command(self.run_folder.path)
         return trainer
 
     def _trainer(self, **more: Any) -> pl.Trainer:
@@ -238,7 +243,7 @@ def run(args: list[str] | None = None) -> Command:
     """
     silence()
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-        die_with_parent(os.getppid())
+        FirstRank.watch(os.getppid())
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     read_plainly()
     OneLineParser.given = sys.argv[1:] if args is None else list(args)

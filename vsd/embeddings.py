@@ -6,22 +6,17 @@ key's hash, whatever the prompt says, and one that does not read is made anew.
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from common.cache import cache_folder
+from common.cache import cache_folder, read_cached, tell_damaged, write_cached
 from common.errors import InputError
-from common.files import atomic_write
 from vsd.prior import DiffusionPrior, Text
 
 VERSION = 1
-log = logging.getLogger(__name__)
 
 
 def embed(prior: DiffusionPrior, prompts: list[str]) -> Text:
@@ -37,11 +32,7 @@ def embed(prior: DiffusionPrior, prompts: list[str]) -> Text:
     if missing:
         made = encode(prior, missing)
         found |= {prompt: made[k : k + 1] for k, prompt in enumerate(missing)}
-        try:
-            for prompt in missing:
-                _write(_file(model, prompt), found[prompt])
-        except (OSError, SafetensorError) as error:
-            log.warning("text embeddings are not cached (%s); set VSD_CACHE to a folder that can be written", error)
+        all(_write(_file(model, prompt), found[prompt]) for prompt in missing)  # the first failure tells of all
     return Text.cat([found[prompt].to(prior.device, prior.dtype) for prompt in prompts])
 
 
@@ -105,17 +96,12 @@ def _file(model: str, prompt: str) -> Path:
 
 
 def _read(file: Path) -> Text | None:
-    try:
-        tensors = load_file(file)
-        return Text(tensors["states"], tensors.get("pooled"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, SafetensorError, KeyError) as error:
-        log.warning("%s is damaged (%s); it is made anew", file, error)
-        return None
+    tensors = read_cached(file)
+    if tensors is not None and "states" not in tensors:
+        tell_damaged(file, "it holds other tensors")
+        tensors = None
+    return None if tensors is None else Text(tensors["states"], tensors.get("pooled"))
 
 
-def _write(file: Path, text: Text) -> None:
-    tensors = {"states": text.states} | ({} if text.pooled is None else {"pooled": text.pooled})
-    with atomic_write(file) as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
+def _write(file: Path, text: Text) -> bool:
+    return write_cached(file, {"states": text.states} | ({} if text.pooled is None else {"pooled": text.pooled}))

@@ -16,6 +16,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import Tensor, nn
 
 from common.errors import InputError
+from vsd.prior_files import require_finite_weights, require_readable
 from vsd.schedule import add_noise, eps_of_v
 
 TOYBOX = "toybox"  # the name of the prior that the project ships
@@ -90,22 +91,27 @@ def load_pipeline(
 
     Raises:
         InputError: The model is missing, is no pipeline around a UNet2DConditionModel, or holds a truncated or wrong
-            file. The message names the key or the file, and the fix.
+            file, one that differs from SHA256SUMS, or weights that are not finite. The message names the key or the
+            file, and the fix.
     """
     name = str(model)
     if name in REMOVED:
         raise InputError(f"{key}: {name} was removed from the hub; its mirror is {REMOVED[name]}")
     if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
-        return _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype)
-    return _from_hub(name, dtype, key)
+        pipeline = _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype, key)
+    else:
+        pipeline = _from_hub(name, dtype, key)
+    require_finite_weights(pipeline, name, key)
+    return pipeline
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+def _from_folder(folder: Path, dtype: torch.dtype, key: str) -> DiffusionPipeline:
     index = folder / "model_index.json"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such prior folder; train one with 'make prior' or name another")
     if not index.is_file():
         raise InputError(f"{folder}: not a prior folder, model_index.json is missing; save one with save_pretrained")
+    require_readable(folder, key)
     try:
         parts = dict(json.loads(index.read_text()))
     except (ValueError, TypeError) as error:

@@ -14,11 +14,13 @@ from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import InputError
+from common.files import require_checksums, write_checksums
 from vsd.prior import DiffusionPrior, Text
 from vsd.schedule import matching_times, v_of_eps
 
@@ -230,16 +232,32 @@ class ScoreNetwork(nn.Module):
             )
 
     def export(self, folder: str | Path) -> None:
-        """Writes pytorch_lora_weights.safetensors, which the base's pipeline loads, and camera.safetensors."""
+        """Writes pytorch_lora_weights.safetensors, which the base's pipeline loads, camera.safetensors, and their sums.
+
+        Args:
+            folder: Where they go.
+        """
         folder = Path(folder)
         pipeline: type[DiffusionPipeline] = type(self.base.pipeline)
         pipeline.save_lora_weights(folder, unet_lora_layers=self.state()["lora"])
         if self.camera is not None:
             save_file(self.camera.state_dict(), folder / "camera.safetensors")
+        write_checksums(folder, list(folder.glob("*.safetensors")))
 
     def load_camera(self, file: str | Path) -> None:
-        """Restores the camera embedding from an exported camera.safetensors."""
-        self.camera.load_state_dict(load_file(file))
+        """Restores the camera embedding from an exported camera.safetensors.
+
+        Args:
+            file: In the folder of the export, all of which is checked.
+
+        Raises:
+            InputError: A file of the export is damaged.
+        """
+        require_checksums(Path(file).parent, "score network")
+        try:
+            self.camera.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError) as error:
+            raise InputError(f"score network: {file} is no camera embedding of this network") from error
 
 
 def _camera_embedding(width: int) -> nn.Sequential:

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 
 from common.errors import InputError
+from common.files import is_intact
 from lightning_modules.run.folder import LAST, PREVIOUS
-from lightning_modules.run.saving import is_intact
 
 FORMAT = 4  # raise it when a checkpoint's content changes so that older ones do not load
 KEY = "ckpt_path"  # names a checkpoint on the command line

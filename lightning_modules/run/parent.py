@@ -1,9 +1,11 @@
-"""A process that ends with its parent."""
+"""Processes that end with their parent."""
 
 import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -18,3 +20,32 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FirstRank:
+    """The first rank, as the ranks that it has started see it.
+
+    Attributes:
+        resume: The command that resumes the run, "" where there is none yet.
+    """
+
+    resume = ""
+
+    @classmethod
+    def watch(cls, parent: int) -> None:
+        """Has this rank end when its parent has, the second rank with a line; the others wait for the first in vain.
+
+        Args:
+            parent: Process id of the parent, which may have ended already.
+        """
+        threading.Thread(target=cls._end_with, args=(parent,), daemon=True).start()
+
+    @classmethod
+    def _end_with(cls, parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        if os.environ.get("LOCAL_RANK") == "1":
+            name = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "rank 0"
+            resume = f"; resume: {cls.resume}" if cls.resume else ""
+            print(f"vsd: {name} ended without a word{resume}", file=sys.stderr, flush=True)
+        os._exit(1)

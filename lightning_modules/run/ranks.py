@@ -1,5 +1,6 @@
 """The processes of a run on several devices: when one dies, the others end, with a line that names it."""
 
+import atexit
 import os
 import re
 import signal
@@ -38,12 +39,18 @@ class RankLauncher(_SubprocessScriptLauncher):
     def _call_children_scripts(self) -> None:
         super()._call_children_scripts()
         self.ranks, self.procs = self.procs, []  # Lightning watches procs
+        atexit.register(self.kill, signal.SIGKILL)  # so that none tells of the end of this one
         threading.Thread(target=self._watch, daemon=True).start()
 
     @override
     def kill(self, signum: int) -> None:
         for process in getattr(self, "ranks", []):
             process.send_signal(signum)
+
+    def wait(self) -> None:
+        """Waits for the end of all other ranks, which may still export what they have trained."""
+        for process in getattr(self, "ranks", []):
+            process.wait()
 
     def dead(self) -> str | None:
         """What is to be said of the first rank that has failed, None where none has."""

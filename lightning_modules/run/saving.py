@@ -1,7 +1,6 @@
 """How a run writes its checkpoints: beside their target, replaced by rename, the one before kept."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from common.errors import InputError
-from common.files import atomic_write
+from common.files import atomic_write, is_intact
 from lightning_modules.run.folder import LAST, PREVIOUS
 
 
@@ -23,11 +22,30 @@ class CheckpointFiles(TorchCheckpointIO):
 
     (Lightning writes into memory first, and then through the system's temporary folder, which may be small, and where
     a kill leaves the file for good.)
+
+    Attributes:
+        later: Whether a checkpoint is kept until `flush` writes it. It refers to the tensors that are trained, so that
+            no step may come between.
     """
+
+    def __init__(self):
+        super().__init__()
+        self.later = False
+        self._kept: tuple[dict[str, Any], Path] | None = None
+
+    def flush(self) -> None:
+        """Writes the checkpoint that is kept, if there is one."""
+        if self._kept is not None:
+            (checkpoint, path), self._kept = self._kept, None
+            self._replace(checkpoint, path)
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
+        self._kept = checkpoint, Path(path)
+        if not self.later:
+            self.flush()
+
+    def _replace(self, checkpoint: dict[str, Any], path: Path) -> None:
         with atomic_write(path) as part:
             write(checkpoint, part)
             # A file that has been damaged since does not take the place of a good one.
@@ -59,23 +77,12 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a checkpoint's checksums, those of the ZIP archive that torch writes, fit its content.
-
-    Args:
-        path: Of the file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
-        return False
-
-
 class LastCheckpoint(Checkpoint):
     """Keeps checkpoints/last.ckpt in the run folder: every `every` steps, at the end, and when SIGTERM stops one rank.
 
-    Lightning's ModelCheckpoint saves neither of the latter two. The checkpoint before is kept as previous.ckpt.
+    Lightning's ModelCheckpoint saves neither of the latter two. The checkpoint before is kept as previous.ckpt. The
+    file is written after the step's row of metrics and its validation, which a run that resumes from it does not
+    repeat; only a signal has it written at once.
 
     Args:
         every: Steps of the trainer between two checkpoints, >= 1.
@@ -90,10 +97,11 @@ class LastCheckpoint(Checkpoint):
             raise InputError(f"checkpoint.every: {every}; at least 1 is needed")
         self.every = every
         self.saved = -1
+        self.files = CheckpointFiles()
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = CheckpointFiles()
+        trainer.strategy.checkpoint_io = self.files
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -101,30 +109,41 @@ class LastCheckpoint(Checkpoint):
 
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        # The last step is saved here too, not in on_train_end: from here Lightning resumes in the middle of its epoch,
-        # so that a run with more steps continues as if it had never ended.
-        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or (trainer.received_sigterm and single_rank(trainer)):
-            self.save(trainer)
+        # The state of the last step is taken here too, not in on_train_end: from here Lightning resumes in the middle
+        # of its epoch, so that a run with more steps continues as if it had never ended.
+        signalled = trainer.received_sigterm and single_rank(trainer)
+        if signalled or trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self.save(trainer, later=not signalled)
+
+    @override
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.files.flush()
 
     @override
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.files.flush()
         self.save(trainer)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.files.flush()
         # Lightning raises this one between two steps; after any other, the state may be that of half a step.
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
             self.save(trainer)
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Writes the file, unless it holds this step already.
+    def save(self, trainer: pl.Trainer, later: bool = False) -> None:
+        """Writes the file, unless it holds this step already. All ranks must call it.
 
         Args:
             trainer: Of the stage.
+            later: Whether the state is taken now, and the file written before the next step.
         """
         if self.saved != trainer.global_step and not trainer.fast_dev_run:
-            trainer.save_checkpoint(trainer.lightning_module.run_folder / LAST, weights_only=False)
+            self.files.later = later
+            try:
+                trainer.save_checkpoint(trainer.lightning_module.run_folder / LAST, weights_only=False)
+            finally:
+                self.files.later = False
             self.saved = trainer.global_step
 
 

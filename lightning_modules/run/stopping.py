@@ -122,7 +122,7 @@ class AgreedStop(pl.Callback):
     """
 
     def __init__(self):
-        self.asked = 0
+        self.asked = self.agreed = 0  # numbers of signals
         self.handlers: dict[int, Any] = {}
 
     @override
@@ -142,13 +142,18 @@ class AgreedStop(pl.Callback):
         if not self.handlers:
             return
         asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
-        number = int(trainer.strategy.reduce(asked, reduce_op="max"))
-        if number:
+        self.agreed = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        if self.agreed:
             for callback in trainer.callbacks:
                 if isinstance(callback, LastCheckpoint):
                     callback.save(trainer)
+
+    @override
+    def on_train_batch_start(self, *_: Any) -> None:
+        # Not before: the step's metrics and validation, which a resumed run does not repeat, come after the checkpoint.
+        if self.agreed:
             self._restore()
-            raise SIGTERMException(number)
+            raise SIGTERMException(self.agreed)
 
     def _restore(self) -> None:
         for number, handler in self.handlers.items():
@@ -157,6 +162,7 @@ class AgreedStop(pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_batch_start()
         self._restore()
 
     @override

@@ -1,13 +1,15 @@
 """Kills small runs at random moments, resumes them, and compares them with a run that was left alone, bit by bit.
 
-python tests/faults/kills.py [--count 20] [--stage nerf] [--seed 0]
+python tests/faults/kills.py [--count 20] [--run nerf] [--seed 0]
 
-A moment is drawn evenly over the time that the run left alone takes, so that start-up, steps, checkpoints, validation
-and the turntable are all met; the signal is SIGKILL in half of the cases, else SIGTERM or SIGINT. Ends with 1 and names
-the case where a tensor differs, something is left over, a resume fails, or more than a checkpoint interval is lost.
+One half of the moments is drawn evenly over the time that the run left alone takes; the others follow a file that the
+run has just written: a checkpoint, a picture, a video, phi, a mesh. The signal is SIGKILL in half of the cases, else
+SIGTERM or SIGINT. Ends with 1 and names the case where a tensor, a picture, a mesh or a row of metrics differs,
+something is left over, a resume fails, or more than a checkpoint interval is lost.
 """
 
 import argparse
+import csv
 import os
 import random
 import signal
@@ -16,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,88 +27,187 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lightning_modules")]
 
-from small_runs import NERF, SMALL, TINY  # noqa: E402
+from small_runs import GEOMETRY, NERF, SMALL, TEXTURE, TINY  # noqa: E402
 
 from common.finite import named_tensors  # noqa: E402
-from lightning_modules.run.folder import CONFIG, LAST  # noqa: E402
+from lightning_modules.dream import SECONDS  # noqa: E402
+from lightning_modules.run.folder import CONFIG, DREAM, LAST, PREVIOUS  # noqa: E402
 
-EVERY, STEPS = 3, 20
-QUIET = [option for option in TINY if option.startswith("--trainer")]
-IMAGE = [*QUIET, "--model.particles=2", "--model.particles_per_step=1"]
-STAGES = {
-    "nerf": ["--config", NERF, *SMALL, "--trainer.val_check_interval=10"],
-    "image": ["--config", str(Path(NERF).with_name("image.yaml")), *IMAGE],
+EVERY, STEPS = 3, 12
+COMMON = [f"--trainer.max_steps={STEPS}", f"--checkpoint.every={EVERY}", "--trainer.log_every_n_steps=1"]
+VALIDATED = [*COMMON, "--trainer.val_check_interval=6"]
+IMAGE = [option for option in TINY if option.startswith("--trainer")]
+IMAGE += ["--model.particles=2", "--model.particles_per_step=1", "--model.ancestral_scale=1"]
+RUNS = {  # options of `vsd fit`
+    "nerf": [*SMALL, *VALIDATED],
+    "image": [*IMAGE, *COMMON],
+    "geometry": [*GEOMETRY, *VALIDATED],
+    "texture": [*TEXTURE, *VALIDATED],
+    "two": [*SMALL, *VALIDATED, "--trainer.devices=2"],  # ranks of the NeRF stage
+}
+BEFORE = {"geometry": ["nerf"], "texture": ["nerf", "geometry"]}  # runs that a run starts from
+SHORTER = ["--trainer.max_steps=6", "--trainer.val_check_interval=3"]
+SHORT = {
+    stage: [
+        *(o for o in RUNS[stage] if "particles" not in o),
+        "--trainer.max_steps=6",
+        "--trainer.val_check_interval=3",
+    ]
+    for stage in ("nerf", "geometry", "texture")
 }
 SIGNALS = {signal.SIGKILL: 2, signal.SIGTERM: 1, signal.SIGINT: 1}  # and their weights
+TRACES = ("*.part", "last.ckpt", "*step*.png", "contact*", "turntable*", "image.png", "camera.safetensors", "mesh*")
+# The metrics of a run, whose rows are compared apart, and what legitimately differs.
+APART = {"metrics.csv", LAST.name, PREVIOUS.name, CONFIG, DREAM, SECONDS}
 
 
-def start(stage: str, folder: Path) -> subprocess.Popen:
-    """Starts the run in a folder, or resumes it."""
-    options = [*STAGES[stage], f"--trainer.max_steps={STEPS}", f"--checkpoint.every={EVERY}"]
-    if (folder / CONFIG).exists():
-        options = ["--config", str(folder / CONFIG), "--ckpt_path", "last"]
-    command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, f"--trainer.default_root_dir={folder}"]
+def start(run: str, folder: Path, place: Path) -> subprocess.Popen:
+    """Starts a run in a folder, or resumes it; place: of the runs that it starts from."""
+    if run == "dream":
+        asked = ["--resume", str(folder)] if (folder / DREAM).exists() else ["a red mushroom", "--out", str(folder)]
+        code = f"from lightning_modules.dream import main; main({asked}, {SHORT})"
+        command = [sys.executable, "-c", code]
+    else:
+        config = Path(NERF).with_name(f"{'nerf' if run == 'two' else run}.yaml")
+        options = ["--config", str(config), *RUNS[run], *(f"--model.{b}={place / b}" for b in BEFORE.get(run, []))]
+        if (folder / CONFIG).exists():
+            options = ["--config", str(folder / CONFIG), "--ckpt_path", "last"]
+        command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options]
+        command += [f"--trainer.default_root_dir={folder}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     log = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    # A shell has its background jobs ignore SIGINT.
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def send(run: str, process: subprocess.Popen, number: int, draws: random.Random) -> str:
+    """Sends a signal to a run, of two ranks to one of them; says to whom."""
+    if run == "dream" and number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+        return ""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() if run == "two" else []
+    if children and draws.random() < 0.5:
+        os.kill(int(children[0]), number)
+        return " to rank 1"
+    process.send_signal(number)
+    return ""
+
+
+def await_moment(process: subprocess.Popen, folder: Path, whole: Path, seconds: float, draws: random.Random) -> str:
+    """Waits for the moment of a case, and says what it was; whole: the run left alone, which has the same files."""
+    if draws.random() < 0.5:
+        moment = draws.uniform(0, seconds)
+        time.sleep(moment)
+        return f"after {moment:.1f} s"
+    left = [trace for trace in TRACES if trace == "*.part" or len([*whole.rglob(trace)]) > 1]
+    trace, count, late = draws.choice(left), draws.randint(1, 2), draws.uniform(0, 0.1)
+    seen: set[Path] = set()
+    while process.poll() is None and len(seen) < count:
+        seen |= {path for path in folder.rglob(trace)}
+        time.sleep(0.002)
+    time.sleep(late)
+    return f"{late:.2f} s after number {count} of {trace}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Of the run, or the stages of a run of dream."""
+    return sorted(folder.rglob(LAST.name))
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the last checkpoint."""
-    return dict(named_tensors(torch.load(folder / LAST, weights_only=True)))
+    """The tensors of the last checkpoints."""
+    read = {str(p.relative_to(folder)): torch.load(p, weights_only=True) for p in checkpoints(folder)}
+    return dict(named_tensors(read))
 
 
-def files(folder: Path) -> set[str]:
-    """What lies in a run folder, the checkpoint before the last apart."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
-        "checkpoints/previous.ckpt"
-    }
+def files(folder: Path) -> dict[str, bytes]:
+    """What lies in a run folder, but for the checkpoint before the last."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != PREVIOUS.name]
+    return {str(p.relative_to(folder)): b"" if p.name in APART else p.read_bytes() for p in found}
 
 
-def fault(stage: str, folder: Path, whole: Path, seconds: float, draws: random.Random) -> tuple[str | None, str]:
+def rows(folder: Path) -> dict[str, list[dict]]:
+    """The rows of the files of metrics, without empty fields."""
+    found = {}
+    for path in folder.rglob("metrics.csv"):
+        with open(path, newline="") as file:
+            found[str(path.relative_to(folder))] = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return found
+
+
+def lost(folder: Path) -> int:
+    """Steps that a run has made since its last checkpoint."""
+    last = [int(row["step"]) + 1 for row in rows(folder).get("metrics.csv", []) if (row.get("step") or "").isdigit()]
+    saved = torch.load(folder / LAST, weights_only=True)["global_step"] if (folder / LAST).exists() else 0
+    return max(last, default=0) - int(saved)
+
+
+def difference(folder: Path, whole: Path) -> str | None:
+    """How a run's end differs from that of the run left alone."""
+    for what, read in (("tensors", tensors), ("files", files), ("metrics", rows)):
+        ours, theirs = read(folder), read(whole)
+        if ours.keys() != theirs.keys():
+            return f"other {what}: {sorted(ours.keys() ^ theirs.keys())[:5]}"
+        same: Callable = torch.equal if what == "tensors" else lambda a, b: a == b
+        if different := [name for name in ours if not same(ours[name], theirs[name])]:
+            return f"{len(different)} {what} differ, the first {different[0]}"
+    return None
+
+
+def fault(run: str, folder: Path, place: Path, seconds: float, draws: random.Random) -> tuple[str | None, str]:
     """One case: what is wrong, None for nothing, and where the run was hit."""
     number = draws.choices([*SIGNALS], [*SIGNALS.values()])[0]
-    process, moment = start(stage, folder), draws.uniform(0, seconds)
-    time.sleep(moment)
-    process.send_signal(number)
+    process = start(run, folder, place)
+    where = await_moment(process, folder, place / run, seconds, draws)
+    over = process.poll() is not None
+    where += send(run, process, number, draws) if not over else ", when it had ended"
     code = process.wait(timeout=120)
-    step = int(torch.load(folder / LAST, weights_only=True)["global_step"]) if (folder / LAST).exists() else 0
-    where = f"{signal.Signals(number).name} after {moment:.1f} s, code {code}, checkpoint of step {step}"
-    if start(stage, folder).wait(timeout=300):
+    where = f"{signal.Signals(number).name} {where}, code {code}"
+    if not over and run != "dream" and (steps := lost(folder)) > EVERY:
+        return f"{steps} steps lost", where
+    if start(run, folder, place).wait(timeout=600):
         return "the resume failed", where
-    ours, theirs = tensors(folder), tensors(whole)
-    if ours.keys() != theirs.keys():
-        return f"other tensors: {sorted(ours.keys() ^ theirs.keys())[:3]}", where
-    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    if different:
-        return f"{len(different)} tensors differ, the first {different[0]}", where
-    if files(folder) != files(whole):
-        return f"other files: {sorted(files(folder) ^ files(whole))[:5]}", where
-    return None, where
+    return difference(folder, place / run), where
+
+
+def left_alone(run: str, place: Path) -> float:
+    """Runs a run, and those that it starts from; the seconds that it took."""
+    for before in BEFORE.get(run, []):
+        if not (place / before).exists():
+            left_alone(before, place)
+    begun = time.monotonic()
+    if start(run, place / run, place).wait():
+        sys.exit(f"the run left alone failed:\n{(place / f'{run}.log').read_text()[-2000:]}")
+    return time.monotonic() - begun
 
 
 def main() -> None:
     """Runs the cases and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=20, help="how many runs are hit (default: 20)")
-    parser.add_argument("--stage", choices=STAGES, default="nerf", help="which stage (default: nerf)")
+    parser.add_argument("--run", choices=[*RUNS, "dream"], default="nerf", help="which run (default: nerf)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals (default: 0)")
     options = parser.parse_args()
     draws, wrong, begun = random.Random(options.seed), Counter(), time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        whole = Path(place) / "whole"
-        if start(options.stage, whole).wait():
-            sys.exit(f"the run left alone failed:\n{whole.with_suffix('.log').read_text()[-2000:]}")
-        seconds = time.monotonic() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        seconds = left_alone(options.run, place)
         for case in range(options.count):
-            folder = Path(place) / f"case{case}"
-            problem, where = fault(options.stage, folder, whole, seconds, draws)
-            print(f"{case + 1}/{options.count} {where}: {problem or 'as if left alone'}", flush=True)
+            run = place / f"case{case}"
+            problem, where = fault(options.run, run, place, seconds, draws)
+            print(f"{options.run} {case + 1}/{options.count} {where}: {problem or 'as if left alone'}", flush=True)
             if problem:
                 wrong[problem] += 1
-                print(folder.with_suffix(".log").read_text()[-1500:], flush=True)
+                print(run.with_suffix(".log").read_text()[-1500:], flush=True)
         good, spent = options.count - wrong.total(), time.monotonic() - begun
-        print(f"{good} of {options.count} ended as the run left alone, in {spent:.0f} s")
+        print(f"{options.run}: {good} of {options.count} ended as the run left alone, in {spent:.0f} s", flush=True)
     sys.exit(bool(wrong))
 
 

@@ -52,21 +52,27 @@ def assert_same_end(one: Path, two: Path) -> None:
 
 
 class At(pl.Callback):
-    """Sends this process a signal in the middle of a step, in a run whose environment has SIGNALS."""
+    """Sends this process a signal in the middle of a step or of the validation after it, where SIGNALS is set."""
 
-    def __init__(self, step: int, signal_number: int, rank: int = 0):
-        self.step, self.number, self.rank = step, signal_number, rank
+    def __init__(self, step: int, signal_number: int, rank: int = 0, validation: bool = False):
+        self.step, self.number, self.rank, self.validation = step, signal_number, rank, validation
 
     def on_before_optimizer_step(self, trainer, *_):
+        self.send(trainer, False)
+
+    def on_validation_epoch_end(self, trainer, *_):
+        self.send(trainer, True)
+
+    def send(self, trainer, validation):
         here = trainer.global_step == self.step and trainer.global_rank == self.rank
-        if here and "SIGNALS" in os.environ:
+        if here and validation == self.validation and "SIGNALS" in os.environ:
             os.kill(os.getpid(), self.number)
 
 
-def at(step: int, number: int) -> list[str]:
+def at(step: int, number: int, validation: bool = False) -> list[str]:
     """The options that add `At`."""
     options = f"--trainer.callbacks.step={step}", f"--trainer.callbacks.signal_number={int(number)}"
-    return ["--trainer.callbacks+=small_runs.At", *options]
+    return ["--trainer.callbacks+=small_runs.At", *options, f"--trainer.callbacks.validation={str(validation).lower()}"]
 
 
 class Rendered(pl.Callback):

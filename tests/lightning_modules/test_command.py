@@ -65,16 +65,24 @@ def test_a_checkpoint_holds_plain_values_and_no_frozen_weights(whole):
     assert (whole / LAST).stat().st_size < 4 * 3 * numbers + 8e6, "particles, two moments of Adam, phi"
 
 
-def test_a_killed_run_resumes_bit_exact(whole, elsewhere):
+def record(folder):
+    """The pictures and numbers that a run has left: names, and the rows of metrics.csv."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.png")}, (folder / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(("step", "validation"), [(5, False), (4, True), (8, True)])
+def test_a_killed_run_resumes_bit_exact_with_all_pictures_and_rows(whole, elsewhere, step, validation):
     folder = elsewhere / "killed"
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *SMALL, "--trainer.max_steps=8"]
-    command += ["--checkpoint.every=2", f"--trainer.default_root_dir={folder}", *at(5, signal.SIGKILL)]
+    command += ["--checkpoint.every=2", f"--trainer.default_root_dir={folder}", *at(step, signal.SIGKILL, validation)]
+    command += ["--trainer.val_check_interval=4"]
     environment = os.environ | PATHS | {"SIGNALS": "yes"}
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 4
-    resume(folder, UNSEEN)
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == (step - 2 if validation else 4)
+    resume(folder)
     assert_same_end(whole, folder)
+    assert record(folder) == record(whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -14,6 +14,7 @@ from lightning_modules.geometry import GeometryStage, SurfaceLosses
 from lightning_modules.image import ImageStage
 from lightning_modules.nerf import FieldSettings, NerfStage
 from lightning_modules.regularisers import Regularisers
+from lightning_modules.run.heartbeat import Heartbeats
 from lightning_modules.run.loggers import MetricsFile
 from lightning_modules.run.progress import StepLines
 from lightning_modules.run.saving import LastCheckpoint
@@ -25,7 +26,7 @@ from vsd.timesteps import Timesteps
 from vsd.views import Sector, ViewSectors
 
 BUILT = [NerfStage, GeometryStage, TextureStage, ImageStage, RandomCameras, VSDGuidance]
-BUILT += [LastCheckpoint, MetricsFile, StepLines]
+BUILT += [Heartbeats, LastCheckpoint, MetricsFile, StepLines]
 NESTED = {
     NerfStage: {FieldSettings, Regularisers},
     GeometryStage: {SurfaceLosses},

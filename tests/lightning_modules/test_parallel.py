@@ -1,5 +1,6 @@
 """Two ranks on a CPU: whose particle is whose, what they share, and what a checkpoint of theirs holds."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -202,7 +203,7 @@ def run_on_two(folder: Path, *more: str, **environment: str) -> subprocess.Compl
     own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | PATHS | environment
     command += [f"--trainer.default_root_dir={folder}"]
     own["OMP_NUM_THREADS"] = "1"
-    return subprocess.run(command, env=own, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
 
 
 def errors(ended: subprocess.CompletedProcess) -> list[str]:
@@ -226,3 +227,41 @@ def test_the_death_of_a_rank_ends_the_other_and_is_named_with_the_command_that_r
     assert ended.returncode == 1 and time.monotonic() - begun < 100
     (line,) = errors(ended)
     assert line.startswith("vsd: rank 1 ended with SIGKILL; resume: vsd fit --config ")
+
+
+def test_a_rank_that_stalls_ends_the_other_and_is_named(tmp_path):
+    watch = "--trainer.callbacks+=lightning_modules.run.heartbeat.Heartbeats", "--trainer.callbacks.silence=5"
+    options = *watch, *at(2, signal.SIGSTOP), "--trainer.callbacks.rank=1", "--checkpoint.every=1"
+    ended = run_on_two(tmp_path / "run", *options, SIGNALS="yes")
+    assert ended.returncode == 1, ended.stderr
+    (line,) = errors(ended)
+    assert line.startswith("vsd: rank 1 has been silent for 5 s; resume: vsd fit --config ")
+    assert not running_in(tmp_path), "the one that was stopped included"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "rank 0 ended without a word"), (signal.SIGSTOP, "rank 0 has been silent for 5 s")],
+)
+def test_the_loss_of_the_first_rank_ends_the_other_which_names_it(tmp_path, number, words):
+    watch = "--trainer.callbacks+=lightning_modules.run.heartbeat.Heartbeats", "--trainer.callbacks.silence=5"
+    ended = run_on_two(tmp_path / "run", *watch, *at(2, number), "--trainer.callbacks.rank=0", SIGNALS="yes")
+    assert ended.returncode == -signal.SIGKILL
+    (line,) = errors(ended)
+    assert line.startswith(f"vsd: {words}; resume: vsd fit --config ")
+    assert not running_in(tmp_path)
+
+
+def running_in(folder: Path) -> list[str]:
+    """The processes whose arguments name a folder, awaited for some seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                if str(folder) in (process / "cmdline").read_text():
+                    found.append(process.name)
+        if not found:
+            break
+        time.sleep(0.2)
+    return found

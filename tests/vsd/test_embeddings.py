@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_no_run(tiny_sd, tmp_pa
     prior = load(tiny_sd / "eps")
     with caplog.at_level(logging.WARNING):
         assert embed(prior, PROMPTS).states.shape[0] == 3
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "vsd.embeddings"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "common.cache"]
     assert "set VSD_CACHE" in line
 
 

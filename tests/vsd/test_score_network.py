@@ -127,6 +127,7 @@ def test_a_plain_pipeline_loads_the_exported_lora(prior, batch, tmp_path):
     network = ScoreNetwork(prior, camera=True)
     train(network, batch)
     network.export(tmp_path)
+    network.load_camera(tmp_path / "camera.safetensors")
     plain: StableDiffusionPipeline = untrained_pipeline(VOCABULARY)
     plain.load_lora_weights(tmp_path)
     with torch.no_grad():
@@ -137,6 +138,17 @@ def test_a_plain_pipeline_loads_the_exported_lora(prior, batch, tmp_path):
     alphabar = prior.alphabar[batch[1]][:, None, None, None]
     ours = network.predict(*batch, CAMERAS)
     torch.testing.assert_close(alphabar.sqrt() * raw + (1 - alphabar).sqrt() * batch[0], ours, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["camera.safetensors", "pytorch_lora_weights.safetensors"])
+def test_a_flipped_bit_of_an_export_is_named(prior, tmp_path, name):
+    network = ScoreNetwork(prior, camera=True)
+    network.export(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 4
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is not what SHA256SUMS says"):
+        network.load_camera(tmp_path / "camera.safetensors")
 
 
 def test_wrong_settings_are_named(prior):

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.cache import cache_folder
-from common.files import atomic_write
+from common.cache import cache_folder, tell_damaged
+from common.files import atomic_write, is_intact
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.world.builder import BODY, PARTS, PARTS_KEY
 from toybox.world.incomplete import incomplete_renders
@@ -231,7 +231,9 @@ def parts_judge(name: str, count: int = TRAIN, steps: int = STEPS) -> PartsJudge
     """
     stem = f"{name.replace(' ', '-')}-r{REVISION}-v{VERSION}-{PARTS_KEY}-{count}-{steps}.pt"
     path = cache_folder() / "parts-judges" / stem
-    if path.exists():
+    if path.exists() and not is_intact(path):
+        tell_damaged(path, "its checksums do not fit")
+    elif path.exists():
         network = PartsNetwork()
         network.load_state_dict(torch.load(path, weights_only=True))
         return PartsJudge(network.to(memory_format=torch.channels_last).eval())

@@ -8,13 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.cache import cache_folder
-from common.errors import InputError
-from common.files import atomic_write
+from common.cache import cache_folder, cached
 from common.pixels import to_uint8
 from scene.cameras import Orbit
 from toybox.world.captions import VIEWS
@@ -61,17 +57,13 @@ def load_banks(prompts: list[Prompt], count: int, cache: str | Path | None = Non
 
     Returns:
         (K, N, 4, S, S) uint8: rgb, premultiplied, and alpha.
-
-    Raises:
-        InputError: The cache file is damaged.
     """
     digest = hashlib.sha256(repr((VERSION, BANK_SEED, prompts, count)).encode()).hexdigest()[:16]
     path = Path(cache or cache_folder()) / f"toybox-banks-{digest}.safetensors"
-    if path.exists():
-        try:
-            return load_file(path)[KEY]
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a readable cache file ({error}); delete it to make it anew") from error
+    return cached(path, lambda: {KEY: _render_banks(prompts, count)})[KEY]
+
+
+def _render_banks(prompts: list[Prompt], count: int) -> Tensor:
     jobs = [(*prompt, count) for prompt in prompts]
     workers = min(os.cpu_count() or 1, len(prompts) * count // ALONE)
     if workers < 2:
@@ -81,7 +73,4 @@ def load_banks(prompts: list[Prompt], count: int, cache: str | Path | None = Non
         context, start = get_context("spawn"), torch.set_num_threads
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start, initargs=(1,)) as pool:
             banks = list(pool.map(truth_bank, *zip(*jobs, strict=True), chunksize=8))
-    stacked = torch.stack(banks).contiguous()
-    with atomic_write(path) as temporary:
-        save_file({KEY: stacked}, temporary)
-    return stacked
+    return torch.stack(banks)

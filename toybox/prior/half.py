@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
+from common.files import SUMS, write_checksums
 from vsd.prior import load_pipeline
 
 
@@ -16,13 +17,15 @@ def save_half(folder: str | Path, out: str | Path) -> None:
 
     Args:
         folder: Of the pipeline.
-        out: Folder of the copy. Files of the same name are replaced, others stay; model_index.json comes last.
+        out: Folder of the copy. Files of the same name are replaced, others stay; model_index.json comes last, then
+            SHA256SUMS, with which the prior is checked when it is loaded.
 
     Raises:
         InputError: There is no pipeline in the folder.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    (out / SUMS).unlink(missing_ok=True)  # of the copy that is replaced
     pipeline = load_pipeline(folder).to(torch.float16)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         pipeline.save_pretrained(temporary)
@@ -31,6 +34,7 @@ def save_half(folder: str | Path, out: str | Path) -> None:
             place = out / file.relative_to(temporary)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
+        write_checksums(out, [out / file.relative_to(temporary) for file in files])
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,13 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.cache import cache_folder
-from common.errors import InputError
-from common.files import atomic_write
+from common.cache import cache_folder, cached
 from toybox.world.renders import VERSION, Renders, random_backgrounds
 
 BATCH = 128
@@ -38,16 +34,12 @@ def load_latents(vae: AutoencoderKL, renders: Renders, seed: int, cache: str | P
 
     Returns:
         (2 N, C, h, w) float16 on the CPU; rows N and later are the mirror images.
-
-    Raises:
-        InputError: The cache file is damaged.
     """
     path = Path(cache or cache_folder()) / f"toybox-latents-{_digest(vae, renders, seed)}.safetensors"
-    if path.exists():
-        try:
-            return load_file(path)[KEY]
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a readable cache file ({error}); delete it to make it anew") from error
+    return cached(path, lambda: {KEY: _encode_all(vae, renders, seed)})[KEY]
+
+
+def _encode_all(vae: AutoencoderKL, renders: Renders, seed: int) -> Tensor:
     count = len(renders)
     backgrounds = random_backgrounds(count, np.random.default_rng([seed, count]))
     side = renders.rgba.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
@@ -57,8 +49,6 @@ def load_latents(vae: AutoencoderKL, renders: Renders, seed: int, cache: str | P
             images = renders.images(index, backgrounds[index], torch.full((len(index),), flip))
             images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
             latents[first + index] = encode(vae, images).half().cpu()
-    with atomic_write(path) as temporary:
-        save_file({KEY: latents}, temporary)
     return latents
 
 

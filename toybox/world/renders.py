@@ -13,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from common.cache import cache_folder
+from common.cache import cache_folder, cached
 from common.errors import InputError
-from common.files import atomic_write
 from scene.cameras import Orbit
 from toybox.world.objects import COLOURS, OBJECTS, build, stack
 from toybox.world.render import render
@@ -146,7 +143,7 @@ def load_renders(
         The renders.
 
     Raises:
-        InputError: The cache file is truncated or was written by another version or with other settings.
+        InputError: The cache file was written by another version or with other settings.
     """
     if count < 1:
         raise InputError(f"count: {count} renders asked for; at least 1 is needed")
@@ -154,8 +151,12 @@ def load_renders(
     cameras = cameras or CameraRanges()
     path = folder / f"toybox-{'heldout' if held_out else 'train'}-{size}px-{count}-seed{seed}.safetensors"
     settings = json.dumps({"version": VERSION, "cameras": asdict(cameras)}, sort_keys=True)
-    if path.exists():
-        return _read(path, settings)
+    return _from_tensors(cached(path, lambda: _render(count, held_out, seed, size, cameras, workers), settings))
+
+
+def _render(
+    count: int, held_out: bool, seed: int, size: int, cameras: CameraRanges, workers: int | None
+) -> dict[str, Tensor]:
     jobs = [(start, min(CHUNK, count - start), held_out, seed, size, cameras) for start in range(0, count, CHUNK)]
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers == 1:
@@ -165,27 +166,11 @@ def load_renders(
         context, start = get_context("spawn"), torch.set_num_threads
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start, initargs=(1,)) as pool:
             parts = list(pool.map(_render_chunk, jobs))
-    tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"settings": settings})
-    return _from_tensors(tensors)
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def _from_tensors(tensors: dict[str, Tensor]) -> Renders:
     return Renders(tensors["rgba"], tensors["name"].long(), tensors["colour"].long(), Orbit(*tensors["cameras"].T))
-
-
-def _read(path: Path, settings: str) -> Renders:
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get("settings")
-            if found != settings:
-                raise InputError(
-                    f"{path}: made by another version or with other cameras ({found}); delete it to make it anew"
-                )
-            return _from_tensors({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable cache file ({error}); delete it to make it anew") from error
 
 
 def _render_chunk(job: tuple[int, int, bool, int, int, CameraRanges]) -> dict[str, Tensor]:

@@ -7,8 +7,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from common.files import is_intact
 from lightning_modules.run.folder import LAST, PREVIOUS
-from lightning_modules.run.saving import CheckpointFiles, LastCheckpoint, is_intact, write
+from lightning_modules.run.saving import CheckpointFiles, LastCheckpoint, write
 
 
 class Trainer(SimpleNamespace):
@@ -30,16 +31,54 @@ class Trainer(SimpleNamespace):
         (folder / LAST).parent.mkdir()
 
     def save_checkpoint(self, path, weights_only):
-        path.write_text(str(self.global_step))
-        self.written.append(self.global_step)
+        self.strategy.checkpoint_io.save_checkpoint({"global_step": self.global_step}, path)
 
 
-def train(trainer, callback, steps):
+@pytest.fixture(autouse=True)
+def plain_text(monkeypatch):
+    """Checkpoints of `Trainer` are written as text."""
+    replace = CheckpointFiles._replace
+
+    def written(files, checkpoint, path):
+        if "global_step" not in checkpoint:
+            return replace(files, checkpoint, path)
+        files.written = [*getattr(files, "written", []), checkpoint["global_step"]]
+        path.write_text(str(checkpoint["global_step"]))
+
+    monkeypatch.setattr(CheckpointFiles, "_replace", written)
+
+
+def begin(trainer, callback):
+    callback.setup(trainer, None, "fit")
+    trainer.written = callback.files.written = []
     callback.on_train_start(trainer, None)
+
+
+def train(trainer, callback, steps, between=lambda: None):
+    begin(trainer, callback)
     for _ in range(steps):
+        callback.on_train_batch_start(trainer)
         trainer.global_step += 1
         callback.on_train_batch_end(trainer, None, None, None, 0)
+        between()
     callback.on_train_end(trainer, None)
+    trainer.written = callback.files.written
+
+
+def test_a_checkpoint_is_written_after_the_row_and_the_validation_of_its_step(tmp_path):
+    trainer, callback, seen = Trainer(tmp_path), LastCheckpoint(2), []
+    train(trainer, callback, 5, between=lambda: seen.append(list(callback.files.written)))
+    assert seen == [[], [], [2], [2], [2, 4]] and trainer.written == [2, 4, 5]
+
+
+def test_an_error_in_validation_does_not_lose_the_checkpoint(tmp_path):
+    trainer, callback = Trainer(tmp_path), LastCheckpoint(1)
+    begin(trainer, callback)
+    trainer.global_step = 1
+    callback.on_train_batch_end(trainer)
+    assert callback.files.written == []
+    callback.on_exception(trainer, None, ValueError())
+    assert callback.files.written == [1]
 
 
 @pytest.mark.parametrize(
@@ -140,19 +179,19 @@ def archive_data(path, entry):
 )
 def test_only_a_stop_between_two_steps_is_saved(tmp_path, error, fn, written):
     trainer, callback = Trainer(tmp_path, state=SimpleNamespace(fn=fn)), LastCheckpoint(100)
-    callback.on_train_start(trainer, None)
+    begin(trainer, callback)
     trainer.global_step = 1
     callback.on_exception(trainer, None, error)
-    assert trainer.written == written
+    assert callback.files.written == written
 
 
 def test_several_ranks_answer_no_signal_with_a_checkpoint(tmp_path):
     trainer, callback = Trainer(tmp_path, received_sigterm=True, world_size=2), LastCheckpoint(100)
-    callback.on_train_start(trainer, None)
+    begin(trainer, callback)
     trainer.global_step = 1
     callback.on_train_batch_end(trainer, None)
     callback.on_exception(trainer, None, SIGTERMException())
-    assert trainer.written == []
+    assert callback.files.written == []
     trainer.world_size = 1
     callback.on_train_batch_end(trainer, None)
-    assert trainer.written == [1]
+    assert callback.files.written == [1], "at once"

@@ -4,8 +4,10 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
+from common.files import SUMS
 from toybox.prior.architecture import PROMPT_TOKENS, untrained_pipeline, word_tokenizer
 from toybox.prior.linear_start import start_linear
 from toybox.world.captions import VOCABULARY
@@ -95,6 +97,35 @@ def test_a_damaged_folder_is_named(untrained_prior, tmp_path, damage, named):
         load_pipeline(folder)
     message = str(caught.value)
     assert named in message and str(folder) in message and "\n" not in message
+
+
+@pytest.mark.parametrize("name", [line.split()[1] for line in (toybox_folder() / SUMS).read_text().splitlines()])
+def test_a_flipped_bit_of_the_shipped_prior_is_named(tmp_path, name):
+    folder = tmp_path / "prior"
+    shutil.copytree(toybox_folder(), folder)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"guidance.model: {folder / name} is not what SHA256SUMS says"):
+        load_pipeline(folder)
+
+
+def test_the_checksums_are_of_all_files_but_the_model_card():
+    files = {str(path.relative_to(toybox_folder())) for path in toybox_folder().rglob("*") if path.is_file()}
+    named = {line.split()[1] for line in (toybox_folder() / SUMS).read_text().splitlines()}
+    assert files - named == {"README.md", SUMS} and not named - files
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(untrained_prior, tmp_path, value):
+    folder = tmp_path / "prior"
+    shutil.copytree(untrained_prior, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_out.weight"][0, 0] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="conv_out.weight in unet has nan or infinity"):
+        load_pipeline(folder)
 
 
 def truncate(file):

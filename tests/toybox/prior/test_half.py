@@ -2,6 +2,7 @@ import pytest
 import torch
 from small_fits import weights
 
+from common.files import SUMS
 from toybox.prior.half import main, save_half
 from vsd.prior import load_pipeline
 
@@ -14,6 +15,7 @@ def test_the_half_precision_copy_is_the_same_pipeline_and_keeps_other_files(untr
     save_half(untrained_prior, out)
     whole, half = weights(untrained_prior, "unet"), load_pipeline(out, torch.float16).unet.state_dict()
     assert all(torch.equal(whole[k].half(), half[k]) for k in whole)
+    assert (out / SUMS).is_file()
     assert (out / "README.md").read_text() == "card" and list(tmp_path.iterdir()) == [out]
 
 
