@@ -36,7 +36,7 @@ class Plan:
 
     Args:
         prompts: Objects, without view words.
-        kinds: Guidances.
+        kinds: Guidances, keys of KINDS.
         scales: Of classifier-free guidance.
         particles: Numbers of particles.
         seeds: How many seeds.
@@ -51,8 +51,15 @@ class Plan:
     steps: int = 300
 
 
-FULL = Plan(("a yellow duck", "a red car"), ("sds", "vsd", "csd"), (1.0, 2.0, 4.0, 7.5, 15.0), (8, 64), 5)
-QUICK = Plan(("a yellow duck",), ("sds", "vsd"), (1.0, 3.0, 7.5), (8,), 3)
+KINDS = {  # method: guidance, and whether the particles' learning rate falls to 0
+    "sds": ("sds", False),
+    "vsd": ("vsd", False),
+    "csd": ("csd", False),
+    "sds, decay": ("sds", True),
+    "vsd, decay": ("vsd", True),
+}
+FULL = Plan(("a yellow duck", "a red car"), tuple(KINDS), (1.0, 2.0, 4.0, 7.5, 15.0), (8, 64), 5)
+QUICK = Plan(("a yellow duck",), ("sds", "vsd", "sds, decay", "vsd, decay"), (1.0, 3.0, 7.5), (8,), 3)
 
 
 def view_prompt(prompt: str) -> str:
@@ -65,7 +72,7 @@ def settings(plan: Plan) -> list[Setting]:
     """The runs of a plan, seeds last, so that a table that was stopped has rows of all methods."""
     combinations = product(range(plan.seeds), plan.prompts, plan.particles, plan.scales, plan.kinds)
     return [
-        Setting(view_prompt(prompt), kind, scale, count, seed, plan.steps)
+        Setting(view_prompt(prompt), KINDS[kind][0], scale, count, seed, plan.steps, decay=KINDS[kind][1])
         for seed, prompt, count, scale, kind in combinations
         if kind != "csd" or scale == plan.scales[0]  # which has no scale
     ]
@@ -140,7 +147,9 @@ class Table:
         judge = self.yardstick(setting.prompt).judges.parts
         distance = kid(features_of(pictures, judge), features)
         figures = asdict(self.yardstick(setting.prompt).measure(pictures, whole_looks=False))
+        method = f"{setting.kind}, decay" if setting.decay else setting.kind
         return asdict(setting) | {
+            "kind": method,
             "kid_prior": distance.value,
             "kid_prior_error": distance.error,
             "diversity_prior": figures["diversity"] / diversity,
@@ -173,6 +182,6 @@ def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tenso
         pictures, run = particles(setting, folder)
         rows.append(table.row(setting, pictures, run))
         if setting.seed == 0 and setting.particles == plan.particles[0]:
-            strips.setdefault(f"{setting.kind} {setting.scale:g}, {setting.prompt}", strip(pictures.rgb[:, 0]))
+            strips.setdefault(f"{rows[-1]['kind']} {setting.scale:g}, {setting.prompt}", strip(pictures.rgb[:, 0]))
         print(f"2D {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
     return rows, strips

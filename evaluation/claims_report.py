@@ -46,21 +46,32 @@ def sign_test(wins: int, pairs: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def paired(rows: list[dict], column: str, larger: bool) -> list[str]:
-    """Lines that compare VSD with SDS at equal scale, prompt, number of particles and seed."""
-    keys = ("prompt", "particles", "scale", "seed")
-    values: dict[str, dict[tuple, float | None]] = {"vsd": {}, "sds": {}}
-    for row in rows:
-        values.get(row["kind"], {})[tuple(row[k] for k in keys)] = row[column]
+def paired(rows: list[dict], column: str, larger: bool, more: str = "") -> list[str]:
+    """Lines that compare VSD with SDS at equal scale, prompt, number of particles and seed.
+
+    Args:
+        rows: Of runs.
+        column: Of the figure.
+        larger: Whether larger is better.
+        more: What both methods' names end in.
+
+    Returns:
+        One line per scale and one for all; none where there are no pairs.
+    """
+    keys = ("scale", "prompt", "particles", "seed")
+    vsd, sds = (
+        {tuple(row[k] for k in keys): row[column] for row in rows if row["kind"] == kind + more}
+        for kind in ("vsd", "sds")
+    )
+    pairs = [(key[0], vsd[key], sds[key]) for key in vsd.keys() & sds.keys()]
+    pairs = [(scale, a, b) for scale, a, b in pairs if a is not None and b is not None and a != b]
     lines = []
-    for scale in sorted({r["scale"] for r in rows}):
-        common = [k for k in values["vsd"].keys() & values["sds"].keys() if k[2] == scale]
-        pairs = [(values["vsd"][k], values["sds"][k]) for k in common]
-        pairs = [(a, b) for a, b in pairs if a is not None and b is not None and a != b]
-        if pairs:
-            wins = sum((a > b) == larger for a, b in pairs)
-            p = sign_test(wins, len(pairs))
-            lines.append(f"| {FIGURES[column][0]} | {scale:g} | {wins} of {len(pairs)} | {p:.3g} |")
+    for scale in (*sorted({scale for scale, _, _ in pairs}), None):
+        wins = [(a > b) == larger for of, a, b in pairs if scale in (None, of)]
+        if wins:
+            which = "all" if scale is None else f"{scale:g}"
+            p = sign_test(sum(wins), len(wins))
+            lines.append(f"| {FIGURES[column][0]}{more} | {which} | {sum(wins)} of {len(wins)} | {p:.3g} |")
     return lines
 
 
@@ -103,7 +114,8 @@ def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]
     lines += ["| figure | scale | VSD better | p |", "|---|---|---|---|"]
     for column in TESTED:
         if column in rows[0]:
-            lines += paired(rows, column, FIGURES[column][1] is not False)
+            for more in ("", ", decay"):
+                lines += paired(rows, column, FIGURES[column][1] is not False, more)
     text = "\n".join(lines) + "\n"
     with atomic_write(folder / f"{title}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

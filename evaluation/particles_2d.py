@@ -39,6 +39,7 @@ class Setting:
         lr: Of phi.
         layers: With a LoRA, a key of LAYERS.
         phi_mix: Fraction of eps_phi in what is subtracted.
+        decay: Whether the particles' learning rate falls linearly to 0.
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Setting:
     lr: float = 3e-3
     layers: str = "all"
     phi_mix: float = 1.0
+    decay: bool = False
 
     @property
     def key(self) -> str:
@@ -89,6 +91,8 @@ def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, f
     schedule, count = Timesteps(setting.steps), min(PER_STEP, setting.particles)
     health: dict[str, list[float]] = {}
     for step in range(setting.steps):
+        if setting.decay:
+            optimizer.param_groups[0]["lr"] = LR * (1 - step / setting.steps)
         order = torch.randperm(setting.particles, generator=draws)
         for chosen in order.split(count):
             x_0 = torch.stack([theta[i] for i in chosen.tolist()])  # (m, C, h, w)

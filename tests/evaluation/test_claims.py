@@ -9,7 +9,7 @@ import torch
 
 from evaluation import claims, claims_2d, claims_3d, claims_phi
 from evaluation.claims_phi import correlation
-from evaluation.claims_report import interval, sign_test, table
+from evaluation.claims_report import interval, paired, sign_test, table
 from evaluation.measures import Judges
 from evaluation.particles_2d import Setting, distil
 from evaluation.particles_3d import Setting3D, options_of
@@ -51,6 +51,18 @@ def test_a_row_without_a_scale_has_a_row_of_its_own_in_the_table():
     row = {"prompt": "a", "particles": 2, "kind": "prior", "scale": nan, "sharpness": 0.5}
     lines = table([row, row | {"kind": "sds", "scale": 3.0}, row | {"kind": "sds", "scale": 3.0, "sharpness": 0.7}])
     assert lines[2] == "| a | 2 | prior |  | 1 | 0.500 |" and lines[3] == "| a | 2 | sds | 3 | 2 | 0.600 ± 0.100 |"
+
+
+def test_pairs_are_runs_that_differ_in_the_method_alone():
+    row = {"prompt": "a", "particles": 2, "seed": 0, "kind": "vsd", "scale": 1.0, "part_recall": 0.9}
+    rows = [row, row | {"kind": "sds", "part_recall": 0.5}, row | {"seed": 1}]  # the last has no partner
+    rows += [row | {"scale": 3.0, "part_recall": 0.1}, row | {"scale": 3.0, "kind": "sds"}]
+    assert paired(rows, "part_recall", True) == [
+        "| part recall | 1 | 1 of 1 | 1 |",
+        "| part recall | 3 | 0 of 1 | 1 |",
+        "| part recall | all | 1 of 2 | 1 |",
+    ]
+    assert paired(rows, "part_recall", True, ", decay") == []
 
 
 def test_a_plan_has_every_combination_once_and_csd_no_scale():
