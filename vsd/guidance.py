@@ -21,6 +21,7 @@ from common.randomness import generator
 from common.ranks import average
 from vsd.embeddings import embed, free_text_encoders
 from vsd.gradients import Reduction, Weight
+from vsd.health import SURE
 from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
 from vsd.replay import Replay
@@ -308,16 +309,23 @@ class VSDGuidance(pl.Callback):
                 f"guidance: {skipped} gradients were not finite in {self.calls} steps; lower "
                 "guidance.scale or the stage's learning rates, or set guidance.dtype to float32"
             )
-        if self.trainer is not None and not self._warned and trainer.is_global_zero:
-            warning = self.core.health.warning()
-            if warning is not None:
-                print(warning, flush=True)
-                self._warned = True
+        if trainer.is_global_zero:
+            self._report_health(SURE)
+
+    def _report_health(self, sure: int) -> None:
+        """Prints once what ails phi, where it has been observed for long enough."""
+        if self.trainer is None or self._warned:
+            return
+        warning = self.core.health.warning(sure)
+        if warning is not None:
+            print(warning, flush=True)
+            self._warned = True
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.trainer is None or not trainer.is_global_zero:
             return
+        self._report_health(SURE // 5)
         trained = [guidance for guidance in pl_module.guidances if guidance.trainer is not None]
         name = "phi" if len(trained) == 1 else f"phi-{trained.index(self)}"
         self.trainer.network.export(pl_module.run_folder / name)

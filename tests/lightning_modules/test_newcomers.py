@@ -78,7 +78,7 @@ def test_no_ffmpeg(elsewhere, capsys, monkeypatch):
         ("pointer", "diffusion_pytorch_model.safetensors: it is a pointer of git-lfs"),
         ("part", "the part unet is missing; finish the download"),
         ("incomplete", "weights.incomplete: its download did not finish"),
-        ("cut", "the prior does not load"),
+        ("cut", "diffusion_pytorch_model.safetensors is not what SHA256SUMS says"),
     ],
 )
 def test_half_a_model(elsewhere, capsys, how, named):

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from test_guidance import Stage, trainer
 
-from vsd.health import BINS, DECAY, PhiHealth
+from vsd.guidance import VSDGuidance
+from vsd.health import BINS, DECAY, SURE, PhiHealth
+from vsd.timesteps import Timesteps
 
 T = 1000
 
@@ -74,7 +77,7 @@ def test_a_restored_health_continues_with_the_same_figures():
     assert one.figures() == two.figures() and one.observed == 2
 
 
-def observed(eps_phi, steps=100):
+def observed(eps_phi, steps=SURE):
     health = PhiHealth(T)
     t, eps, other = batch([100, 600])
     for _ in range(steps):
@@ -87,4 +90,14 @@ def test_a_phi_that_lags_or_has_run_away_is_named_with_a_remedy_and_a_good_one_i
     away = observed(lambda eps, other: eps + 2 * other).warning()
     assert "run away" in away and "4.0 times" in away and "guidance.score.lr" in away
     assert observed(lambda eps, other: eps + 0.1 * other).warning() is None
-    assert observed(lambda eps, other: 1.6 * eps, steps=99).warning() is None, "too early to tell"
+    early = observed(lambda eps, other: 1.6 * eps, steps=SURE - 1)
+    assert early.warning() is None and "lags" in early.warning(sure=100)
+
+
+def test_a_run_says_once_that_its_phi_lags(untrained_prior, capsys):
+    callback, stage = VSDGuidance("a red car", Timesteps(10), model=str(untrained_prior)), Stage()
+    callback.setup(trainer(), stage, "fit")
+    callback.core.health.load_state_dict(observed(lambda eps, other: 1.6 * eps).state_dict())
+    callback._report_health(SURE)
+    callback._report_health(SURE)
+    assert capsys.readouterr().out.count("warning: guidance.score: phi lags") == 1
