@@ -47,7 +47,7 @@ class Heartbeats(pl.Callback):
         self.rank, self.world = trainer.global_rank, trainer.world_size
         launcher = trainer.strategy.launcher
         self.launcher = launcher if isinstance(launcher, RankLauncher) else None
-        self.child = self.rank > 0 and trainer.node_rank == 0 and not environment.creates_processes_externally
+        self.child = self.rank > 0 and trainer.node_rank == 0 and self.launcher is not None and self.launcher.starts
         more = {"timeout": timedelta(seconds=self.silence), "wait_for_workers": False}
         port = None
         if self.rank == 0:

@@ -10,6 +10,7 @@ import time
 
 import pytorch_lightning as pl
 import torch.distributed as dist
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
 
@@ -33,7 +34,8 @@ class RankLauncher(_SubprocessScriptLauncher):
     @property
     def starts(self) -> bool:
         """Whether it starts the processes; srun and torchrun start them themselves."""
-        return not self.cluster_environment.creates_processes_externally
+        # Not its creates_processes_externally, which turns true when Lightning has set LOCAL_RANK.
+        return isinstance(self.cluster_environment, LightningEnvironment)
 
     @override
     def _call_children_scripts(self) -> None:
