@@ -26,6 +26,8 @@ class ImageStage(Stage):
         azimuth: Degrees, of the view that all pictures show.
         elevation: Degrees, of the same view.
         lr: Adam's learning rate.
+        lr_end: Fraction of `lr` that is left at the last step, to which it falls linearly, in [0, 1]; 1 keeps it. Below
+            1 the particles lose the noise of their steps (docs/claims).
         ancestral_scale: Guidance scale of the ancestral samples, which use 50 steps of the pipeline's own scheduler.
         seed: Of the particles' start and their order.
 
@@ -40,15 +42,17 @@ class ImageStage(Stage):
         azimuth: float = 0.0,
         elevation: float = 15.0,
         lr: float = 0.03,
+        lr_end: float = 1.0,
         ancestral_scale: float = 3.0,
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
         for name, value in (("lr", lr), ("ancestral_scale", ancestral_scale)):
             require_range(f"model.{name}", value, 0)
+        require_range("model.lr_end", lr_end, 0, 1)
         require_range("model.elevation", elevation, -90, 90)
         self.space, self.azimuth, self.elevation = space, azimuth, elevation
-        self.lr, self.ancestral_scale = lr, ancestral_scale
+        self.lr, self.lr_end, self.ancestral_scale = lr, lr_end, ancestral_scale
 
     @override
     def configure_model(self) -> None:
@@ -68,8 +72,11 @@ class ImageStage(Stage):
         return [pictures[index] for pictures in self.pictures]
 
     @override
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.pictures.parameters(), self.lr)
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.Adam(self.pictures.parameters(), self.lr)
+        total = max(self.trainer.max_steps, 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - (1 - self.lr_end) * step / total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
     def train_dataloader(self) -> DataLoader:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -73,6 +75,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
     ours, theirs = whole.guidances[0].trainer, resumed.guidances[0].trainer
     assert ours.updates == theirs.updates == 4
     assert all(torch.equal(a, b) for a, b in zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("end", "rates"), [(1.0, [0.1] * 4), (0.0, [0.1, 0.075, 0.05, 0.025]), (0.6, [0.1, 0.09, 0.08, 0.07])]
+)
+def test_the_learning_rate_falls_linearly(end, rates):
+    stage = ImageStage(lr=0.1, lr_end=end)
+    stage.pictures, stage._trainer = torch.nn.ParameterList([torch.zeros(1)]), SimpleNamespace(max_steps=4)
+    made = stage.configure_optimizers()
+    seen = []
+    for _ in range(4):
+        seen.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert seen == pytest.approx(rates) and made["lr_scheduler"]["interval"] == "step"
 
 
 def test_a_run_that_was_killed_before_its_picture_writes_it_when_it_is_resumed(untrained_prior, tmp_path):
