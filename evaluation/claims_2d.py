@@ -28,6 +28,7 @@ from vsd.prior import TOYBOX, load_pipeline
 AZIMUTH, ELEVATION = 45.0, 15.0  # degrees, of the one view
 RUN = ("seconds", "phi_ratio", "phi_calibration")  # what a run tells of itself
 SAMPLES = 64  # of the prior per scale, and as many as the reference
+SAMPLER_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def samples(prompt: str, scale: float, count: int, seed: int, folder: Path) -> P
     """
     path = folder / f"samples-{prompt.replace(' ', '_').replace(',', '')}-{scale:g}-{count}-{seed}.safetensors"
     if not path.exists():
-        images = (sample(load_pipeline(TOYBOX), [prompt] * count, scale, 30, seed=seed) + 1) / 2
+        images = (sample(load_pipeline(TOYBOX), [prompt] * count, scale, SAMPLER_STEPS, seed=seed) + 1) / 2
         with atomic_write(path) as temporary:
             save_file({"rgb": to_uint8(images)}, temporary)
     return with_found_masks(load_file(path)["rgb"].float()[:, None] / 255)

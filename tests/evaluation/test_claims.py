@@ -29,6 +29,7 @@ def blind_judges(monkeypatch):
     for module in (claims_2d, claims_3d):
         monkeypatch.setattr(module, "load_judges", lambda _: judges)
     monkeypatch.setattr(claims_2d, "SAMPLES", 4)
+    monkeypatch.setattr(claims_2d, "SAMPLER_STEPS", 2)
     monkeypatch.setattr(claims_2d, "QUICK", TINY)
     monkeypatch.setattr(claims_3d, "QUICK", TINY_3D)
 
