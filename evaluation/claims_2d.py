@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from common.files import atomic_write
 from common.pixels import to_uint8
-from evaluation.claims_report import strip
+from evaluation.claims_report import RUN, strip
 from evaluation.kid import kid
 from evaluation.measures import Yardstick, features_of, load_judges
 from evaluation.particles_2d import Setting, distil
@@ -26,7 +26,6 @@ from toybox.world.captions import VIEWS, caption, parse_prompt
 from vsd.prior import TOYBOX, load_pipeline
 
 AZIMUTH, ELEVATION = 45.0, 15.0  # degrees, of the one view
-RUN = ("seconds", "phi_ratio", "phi_calibration")  # what a run tells of itself
 SAMPLES = 64  # of the prior per scale, and as many as the reference
 SAMPLER_STEPS = 30
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evaluation.claims_report import strip
+from evaluation.claims_report import RUN, strip
 from evaluation.kid import kid
 from evaluation.measures import Yardstick, features_of, load_judges
 from evaluation.particles_3d import Setting3D, particles_3d
@@ -16,8 +16,6 @@ from evaluation.runs import DISTANCE, FOVY
 from evaluation.truth_distance import VIEWS
 from toybox.world.captions import parse_prompt
 from vsd.prior import TOYBOX
-
-RUN = ("seconds", "phi_ratio", "phi_calibration")  # what a run tells of itself
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ FIGURES = {  # column: heading, whether larger is better
 }
 TESTED = ("kid_prior", "diversity_prior", "diversity", "part_recall", "truth_score")
 PLOTTED = ("kid_prior", "diversity_prior", "diversity", "part_recall", "sharpness")
+RUN = ("seconds", "phi_ratio", "phi_calibration")  # what a run tells of itself
 GROUP = ("prompt", "particles", "kind", "scale")
 
 

@@ -4,14 +4,12 @@ Only the guidance differs from the preset (`configs/toybox/nerf.yaml`). Every pa
 whatever their number, and all particles of a run share one phi.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from common.files import atomic_write
@@ -19,10 +17,10 @@ from common.pixels import to_uint8
 from evaluation.pictures import Pictures, look_cameras, white
 from evaluation.runs import DISTANCE, FOVY, look_at
 from evaluation.truth_distance import VIEWS
+from evaluation.truth_score import GUIDANCE, squeezed
 from lightning_modules.cli import run
 from lightning_modules.dream import config_of
 
-GUIDANCE = "--trainer.callbacks.init_args."
 KINDS = {  # method: options of the guidance
     "sds": ("kind=sds",),
     "vsd": ("kind=vsd", "score.phi_mix=1.0"),
@@ -64,15 +62,10 @@ def options_of(setting: Setting3D, folder: Path) -> list[str]:
         folder: Of the run.
     """
     config = config_of("toybox", "nerf")
-    preset = OmegaConf.load(config)
-    factor = setting.steps / preset.trainer.max_steps
-    warm_start = round(factor * preset.trainer.callbacks[0].init_args.score.warm_start)
-    milestones = [{**m, "step": round(factor * m.step) * setting.particles} for m in preset.data.init_args.milestones]
     return [
         *("fit", "--config", str(config), "--prompt", setting.prompt, "--seed_everything", str(setting.seed)),
         *(f"--trainer.default_root_dir={folder}", f"--model.particles={setting.particles}"),
-        *(f"--trainer.max_steps={setting.steps * setting.particles}", f"--data.milestones={json.dumps(milestones)}"),
-        *(f"{GUIDANCE}timesteps.steps={setting.steps}", f"{GUIDANCE}score.warm_start={warm_start}"),
+        *squeezed(config, setting.steps, setting.particles),
         *(f"{GUIDANCE}scale={setting.scale:g}", *(GUIDANCE + option for option in KINDS[setting.kind])),
         *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"),
         *("--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0", "--checkpoint.every=1000000"),

@@ -73,22 +73,23 @@ def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None
     return run([*options(arguments.config, prompt, seed, folder), kept, *arguments.overrides, *length])
 
 
-def squeezed(config: str, steps: int) -> list[str]:
+def squeezed(config: str | Path, steps: int, particles: int = 1) -> list[str]:
     """The options that squeeze or stretch a NeRF preset with all its schedules.
 
     Args:
         config: The preset's file.
-        steps: How many it shall have.
+        steps: How many each particle shall make.
+        particles: n.
 
     Returns:
         Arguments of `vsd`.
     """
     preset = OmegaConf.load(config)
     factor = steps / preset.trainer.max_steps
-    milestones = [{**m, "step": round(factor * m.step)} for m in preset.data.init_args.milestones]
+    milestones = [{**m, "step": round(factor * m.step) * particles} for m in preset.data.init_args.milestones]
     warm_start = preset.trainer.callbacks[0].init_args.score.warm_start
     return [
-        *(f"--trainer.max_steps={steps}", f"{GUIDANCE}timesteps.steps={steps}"),
+        *(f"--trainer.max_steps={steps * particles}", f"{GUIDANCE}timesteps.steps={steps}"),
         *(f"{GUIDANCE}score.warm_start={round(factor * warm_start)}", f"--data.milestones={json.dumps(milestones)}"),
     ]
 
