@@ -16,6 +16,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.files import require_checksums
 from vsd.prior_files import require_finite_weights, require_readable, require_whole
 from vsd.schedule import add_noise, eps_of_v
 
@@ -113,8 +114,10 @@ def _from_folder(folder: Path, dtype: torch.dtype, key: str) -> DiffusionPipelin
     try:
         parts = dict(json.loads(index.read_text()))
     except (ValueError, TypeError) as error:
+        require_checksums(folder, key)
         raise InputError(f"{index}: not a pipeline index ({error}); save the pipeline anew") from error
     if parts.get("unet") != ["diffusers", UNET]:
+        require_checksums(folder, key)
         raise InputError(f"{index}: holds a {parts.get('_class_name')} without a {UNET}, which a prior needs")
     require_whole(folder, parts)
     require_readable(folder, key)
