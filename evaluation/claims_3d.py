@@ -43,7 +43,7 @@ class Plan3D:
 
 PROMPTS = ("a yellow duck", "a white snowman", "a red car", "a red house")
 FULL = Plan3D(PROMPTS, ("sds", "vsd", "vsd-0.75"), (1.0, 3.0, 7.5), (1, 4, 8), 5)
-QUICK = Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0, 3.0, 7.5), (2,), 2, steps=300, equal_time=False)
+QUICK = Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0, 3.0, 7.5), (4,), 2, steps=300, equal_time=False)
 
 
 def settings(plan: Plan3D) -> list[Setting3D]:
