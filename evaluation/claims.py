@@ -1,10 +1,10 @@
-"""What VSD is for, in figures: python -m evaluation.claims [--quick] [--only 2d 3d phi] [--out FOLDER].
+"""What VSD is for, in figures: python -m evaluation.claims [--quick] [--only PART...] [--out FOLDER].
 
-2d: SDS, VSD and CSD at several scales and seeds, particles as images. 3d: SDS and VSD at several scales and numbers of
-particles, particles as NeRFs, with equal steps and in equal time. phi: VSD in 2D with phi trained too little and too
-much, and whether phi's health (see `vsd.health`) foretells the quality. Runs are kept in FOLDER/runs; a command that
-was stopped continues, and what is there is not run again. Each part writes a CSV file of all runs, a table with
-intervals and paired tests (Markdown), plots, and a row of pictures per method and scale (PNG).
+2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
+too much, and whether phi's health (see `vsd.health`) foretells the quality. preset: the toybox's NeRF preset on
+prompts that it was not tuned on. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with
+equal steps and in equal time. Runs are kept in FOLDER/runs; a command that was stopped continues, and what is there is
+not run again. Each part writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
 """
 
 import argparse
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import atomic_write
-from evaluation import claims_2d, claims_3d, claims_phi
+from evaluation import claims_2d, claims_3d, claims_phi, claims_preset
 from evaluation.claims_report import write_report
 
-PARTS = ("2d", "3d", "phi")
+PARTS = ("2d", "phi", "preset", "3d")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -49,6 +49,10 @@ def main(args: list[str] | None = None) -> None:
             rows = claims_phi.measure(claims_phi.settings(options.quick), folder)
             write_rows(rows, options.out / "phi.csv")
             claims_phi.write_report(rows, options.out)
+        if "preset" in options.only:
+            measured = claims_preset.measure(claims_preset.settings(options.quick), folder)
+            write_rows(measured[0], options.out / "preset.csv")
+            claims_preset.write_report(measured, options.out)
         if "3d" in options.only:
             measured = claims_3d.measure(solid, folder)
             write_rows(measured[0], options.out / "3d.csv")

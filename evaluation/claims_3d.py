@@ -43,7 +43,7 @@ class Plan3D:
 
 PROMPTS = ("a yellow duck", "a white snowman", "a red car", "a red house")
 FULL = Plan3D(PROMPTS, ("sds", "vsd", "vsd-0.75"), (1.0, 3.0, 7.5), (1, 4, 8), 5)
-QUICK = Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0, 3.0, 7.5), (4,), 2, steps=300, equal_time=False)
+QUICK = Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0, 3.0, 7.5), (4,), 2, steps=225, equal_time=False)
 
 
 def settings(plan: Plan3D) -> list[Setting3D]:
@@ -58,6 +58,7 @@ class Table3D:
     def __init__(self):
         self.cameras = look_cameras(VIEWS, DISTANCE, FOVY)
         self.yardsticks: dict[str, tuple[Yardstick, Pictures]] = {}
+        self.features: dict[str, Tensor] = {}
 
     def yardstick(self, prompt: str) -> tuple[Yardstick, Pictures]:
         """The true instances of a prompt, and the prior's samples."""
@@ -67,18 +68,24 @@ class Table3D:
             self.yardsticks[prompt] = yardstick, prior_samples(TOYBOX, name, colour, self.cameras)
         return self.yardsticks[prompt]
 
-    def row(self, setting: Setting3D, pictures: Pictures, run: dict[str, float], against: Pictures) -> dict:
+    def sample_features(self, prompt: str) -> Tensor:
+        """Features (N, V, D) of the prior's samples of a prompt."""
+        if prompt not in self.features:
+            yardstick, samples = self.yardstick(prompt)
+            self.features[prompt] = features_of(samples, yardstick.judges.parts)
+        return self.features[prompt]
+
+    def row(self, setting: Setting3D, pictures: Pictures, run: dict[str, float], chosen: slice = slice(None)) -> dict:
         """The figures of a set of pictures.
 
         Args:
             setting: The run, or kind "prior".
             pictures: n objects in eight views.
             run: What the run tells of itself.
-            against: The samples that KID is taken to.
+            chosen: Which of the prior's samples KID is taken to.
         """
         yardstick, _ = self.yardstick(setting.prompt)
-        judge = yardstick.judges.parts
-        distance = kid(features_of(pictures, judge), features_of(against, judge))
+        distance = kid(features_of(pictures, yardstick.judges.parts), self.sample_features(setting.prompt)[chosen])
         figures = asdict(yardstick.measure(pictures, whole_looks=setting.kind != "prior"))
         measured = ("diversity", "part_recall", "false_parts", "sharpness", "janus", "patch_distance", "truth_score")
         return (
@@ -104,14 +111,14 @@ def measure(plan: Plan3D, folder: Path) -> tuple[list[dict], dict[str, Tensor]]:
         samples = table.yardstick(prompt)[1]
         half = len(samples) // 2
         prior = Setting3D(prompt, "prior", float("nan"), half, 0, 0)
-        rows.append(table.row(prior, samples[:half], {}, samples[half:]))
+        rows.append(table.row(prior, samples[:half], {}, slice(half, None)))
         strips[f"prior, {prompt}"] = strip(samples.rgb[0])
     runs = settings(plan)
     seconds: dict[Setting3D, float] = {}
     for number, setting in enumerate(runs, 1):
         pictures, run = particles_3d(setting, folder)
         seconds[setting] = run["seconds"]
-        rows.append(table.row(setting, pictures, run, table.yardstick(setting.prompt)[1]))
+        rows.append(table.row(setting, pictures, run))
         if setting.seed == 0 and setting.particles == plan.particles[0]:
             strips[f"{setting.kind} {setting.scale:g}, {setting.prompt}"] = strip(pictures.rgb[0])
         print(f"3D {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
@@ -121,8 +128,6 @@ def measure(plan: Plan3D, folder: Path) -> tuple[list[dict], dict[str, Tensor]]:
             steps = max(1, round(setting.steps * seconds[setting] / seconds[as_sds]))
             longer = Setting3D(**asdict(as_sds) | {"steps": steps})
             pictures, run = particles_3d(longer, folder)
-            rows.append(
-                table.row(longer, pictures, run, table.yardstick(setting.prompt)[1]) | {"kind": "sds, equal time"}
-            )
+            rows.append(table.row(longer, pictures, run) | {"kind": "sds, equal time"})
             print(f"3D equal time  {longer.key}  {run['seconds']:.0f} s", flush=True)
     return rows, strips

@@ -40,6 +40,7 @@ class Setting:
         layers: With a LoRA, a key of LAYERS.
         phi_mix: Fraction of eps_phi in what is subtracted.
         decay: Whether the particles' learning rate falls linearly to 0.
+        adaptive: Whether phi's health sets phi's learning rate.
     """
 
     prompt: str
@@ -53,11 +54,14 @@ class Setting:
     layers: str = "all"
     phi_mix: float = 1.0
     decay: bool = False
+    adaptive: bool = False
 
     @property
     def key(self) -> str:
         """A name for files: the values, joined."""
-        return "-".join(str(value).replace(" ", "_").replace(",", "") for value in asdict(self).values())
+        values = asdict(self)
+        end = "-adaptive" if values.pop("adaptive") else ""  # left out where false: files of earlier runs stay valid
+        return "-".join(str(value).replace(" ", "_").replace(",", "") for value in values.values()) + end
 
 
 def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, float]]:
@@ -83,7 +87,7 @@ def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, f
         with torch.random.fork_rng():
             torch.manual_seed(setting.seed)
             phi = ScoreNetwork(prior, RANK, LAYERS[setting.layers])
-        settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates)
+        settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates, adaptive_lr=setting.adaptive)
         trainer = ScoreTrainer(phi, settings, setting.seed)
     distillation = ScoreDistillation(
         prior, trainer and trainer.network, setting.kind, setting.scale, phi_mix=setting.phi_mix
@@ -102,6 +106,7 @@ def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, f
             distillation.loss(x_0, conditions, t, generator=draws).backward()
             optimizer.step()
             if trainer is not None:
+                trainer.adapt(distillation.health)
                 trainer.update(distillation.latents, conditions.text)
         if trainer is not None and 2 * step >= setting.steps:
             for name, figure in distillation.health.figures().items():

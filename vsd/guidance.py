@@ -272,6 +272,7 @@ class VSDGuidance(pl.Callback):
             return None
         if self.replay is not None:
             latents, cameras = self.replay.draw(len(latents), self._draws(REPLAY, latents.device))
+        self.trainer.adapt(self.core.health)
         with self._fits():
             return self.trainer.update(latents, self._plain.repeat(len(latents)), cameras, self.core.take_forward())
 
@@ -301,6 +302,8 @@ class VSDGuidance(pl.Callback):
             pl_module.log(f"train/{self.label}_score_loss", loss)
             for name, figure in self.core.health.figures().items():
                 pl_module.log(f"train/{self.label}_{name}", figure)
+            if self.score.adaptive_lr:
+                pl_module.log(f"train/{self.label}_phi_lr", self.trainer.rate)
         if self.calls % CHECK_EVERY:
             return
         skipped = int(trainer.strategy.reduce(self.skipped.clone(), reduce_op="sum"))  # all ranks stop together

@@ -10,8 +10,13 @@ from torch import Tensor
 from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.randomness import generator
+from vsd.health import PhiHealth
 from vsd.prior import Text
 from vsd.score_network import ATTENTION, ScoreNetwork
+
+GAIN = 1.02  # of an adaptive learning rate per particle step; health remembers about 50
+CALIBRATED = 0.97  # below, an adaptive learning rate rises
+WITHIN = 30.0  # how far an adaptive learning rate goes from its start, as a factor
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class ScoreSettings:
         lr: AdamW's learning rate, > 0.
         betas: AdamW's.
         weight_decay: AdamW's.
+        adaptive_lr: Whether phi's health sets the learning rate (see `vsd.health`): it rises by 2 % per particle step
+            while phi lags behind the renders, falls by 2 % while phi's error on fresh renders is larger than the
+            prior's, and stays within 1 / 30 and 30 times `lr`.
         warmup: Updates of the learning rate's linear rise, >= 0.
         rank: Of the LoRA, >= 1; its alpha is the same.
         targets: Names of the UNet's layers that get a LoRA.
@@ -49,6 +57,7 @@ class ScoreSettings:
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
+    adaptive_lr: bool = False
     warmup: int = 500
     rank: int = 4
     targets: tuple[str, ...] = ATTENTION
@@ -103,6 +112,7 @@ class ScoreTrainer:
         average: Replaces phi's gradients by their means over all ranks; None for one rank.
 
     Attributes:
+        rate: The learning rate after its warm-up, a scalar on the device; it changes where it is adaptive.
         updates: Steps of phi so far.
         skipped: A counter on the device of steps that changed nothing, since their gradient had nan or infinity.
     """
@@ -121,7 +131,23 @@ class ScoreTrainer:
             network.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         self.updates = 0
+        self.rate = torch.tensor(settings.lr, device=network.base.device)
         self.skipped = torch.zeros((), dtype=torch.long, device=network.base.device)
+
+    def adapt(self, health: PhiHealth) -> None:
+        """Lets phi's health set the learning rate, once per particle step; does nothing where it is not adaptive.
+
+        Args:
+            health: Of this rank's particles; its figures are averaged over ranks, which share phi.
+        """
+        if not self.settings.adaptive_lr:
+            return
+        figures = torch.stack([health.ratio(), health.calibration()])  # (2,)
+        if self.average is not None:
+            self.average([figures])
+        ratio, calibration = figures  # comparisons with nan, before anything was observed, are false
+        factor = torch.where(ratio > 1, 1 / GAIN, torch.where(calibration < CALIBRATED, GAIN, 1.0))
+        self.rate = (self.rate * factor).clamp(self.settings.lr / WITHIN, self.settings.lr * WITHIN)
 
     def update(self, x_0: Tensor, text: Text, cameras: Tensor | None = None, shared: Forward | None = None) -> Tensor:
         """K steps of phi on latents of renders.
@@ -146,8 +172,9 @@ class ScoreTrainer:
             finite = torch.isfinite(torch.nn.utils.get_total_norm(grads))
             self.skipped += ~finite
             self.optimizer.found_inf = (~finite).float()
+            warm = min(1.0, (self.updates + 1) / max(self.settings.warmup, 1))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.lr * min(1.0, (self.updates + 1) / max(self.settings.warmup, 1))
+                group["lr"] = (self.rate if self.settings.adaptive_lr else self.settings.lr) * warm
             self.optimizer.step()
             self.updates += 1
         return loss.detach()
@@ -173,6 +200,7 @@ class ScoreTrainer:
             "optimizer": self.optimizer.state_dict(),
             "updates": self.updates,
             "skipped": int(self.skipped),
+            "rate": self.rate.cpu(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -185,3 +213,5 @@ class ScoreTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
         self.skipped.fill_(state["skipped"])
+        if "rate" in state:  # not in checkpoints of earlier versions
+            self.rate.copy_(state["rate"])

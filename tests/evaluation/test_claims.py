@@ -6,14 +6,16 @@ from statistics import mean
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from evaluation import claims, claims_2d, claims_3d, claims_phi
+from evaluation import claims, claims_2d, claims_3d, claims_phi, claims_preset
 from evaluation.claims_phi import correlation
 from evaluation.claims_report import interval, paired, sign_test, table
 from evaluation.measures import Judges
 from evaluation.particles_2d import Setting, distil
-from evaluation.particles_3d import Setting3D, options_of
+from evaluation.particles_3d import KINDS, Setting3D, options_of
 from evaluation.pictures import SIZE, Pictures, white
+from lightning_modules.dream import config_of
 from toybox.judges.parts import PartsJudge
 from toybox.judges.parts_network import PartsNetwork
 from toybox.judges.views import ViewClassifier
@@ -128,8 +130,9 @@ def test_a_3d_run_has_the_presets_schedules_per_particle(tmp_path):
     assert any('"step": 600' in option for option in options), "200 steps of each of three particles"
 
 
-def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(tmp_path, monkeypatch, blind_judges):
-    """Samples and truth are drawn at random, the NeRFs are real ones after two steps."""
+@pytest.fixture
+def drawn_samples(monkeypatch):
+    """Random pictures in the place of the prior's samples."""
     draws = torch.Generator().manual_seed(0)
 
     def samples(*_):
@@ -137,6 +140,12 @@ def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(tmp_path
         return Pictures(rgb, rgb[:, :, 0] > 0.5, white(4, 8))
 
     monkeypatch.setattr(claims_3d, "prior_samples", samples)
+
+
+def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(
+    tmp_path, monkeypatch, blind_judges, drawn_samples
+):
+    """Samples and truth are drawn at random, the NeRFs are real ones after two steps."""
     claims.main(["--quick", "--only", "3d", "--out", str(tmp_path)])
     rows = rows_of(tmp_path / "3d.csv")
     assert [row["kind"] for row in rows] == ["prior", "sds", "vsd", "sds, equal time"]
@@ -147,3 +156,24 @@ def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(tmp_path
     monkeypatch.setattr("evaluation.particles_3d.run", lambda _: pytest.fail("it was run before"))
     again = claims_3d.measure(replace(TINY_3D, equal_time=False), tmp_path / "runs")[0]
     assert [row["kind"] for row in again] == ["prior", "sds", "vsd"]
+
+
+def test_the_presets_own_settings_are_what_is_measured():
+    preset = OmegaConf.load(config_of("toybox", "nerf"))
+    guidance = preset.trainer.callbacks[0].init_args
+    setting = claims_preset.settings()[0]
+    assert (setting.scale, setting.steps) == (guidance.scale, preset.trainer.max_steps)
+    assert KINDS[setting.kind] == (f"kind={guidance.kind}", f"score.phi_mix={guidance.score.phi_mix}")
+    assert not {"a yellow duck", "a white snowman", "a red house"} & {run.prompt for run in claims_preset.settings()}
+
+
+def test_the_presets_report_has_the_spread_over_seeds(tmp_path, monkeypatch, capsys, blind_judges, drawn_samples):
+    tiny = [Setting3D("a red mushroom", "vsd-0.75", 3.0, 1, seed, 2) for seed in range(2)]
+    monkeypatch.setattr(claims_preset, "settings", lambda quick: tiny)
+    claims.main(["--quick", "--only", "preset", "--out", str(tmp_path)])
+    rows, report = rows_of(tmp_path / "preset.csv"), (tmp_path / "preset.md").read_text()
+    assert report in capsys.readouterr().out and (tmp_path / "preset-views.png").stat().st_size > 1000
+    scores = [float(row["truth_score"]) for row in rows]
+    assert "| a red mushroom | 2 | " in report
+    assert f"{mean(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})" in report
+    assert claims_preset.spread([1.0, None, 2.0]) == "1.50 (1.00 to 2.00)" and claims_preset.spread([None]) == ""
