@@ -94,7 +94,7 @@ def squeezed(config: str | Path, steps: int, particles: int = 1) -> list[str]:
     ]
 
 
-def go_on(stage: str, prompt: str, seed: int, folder: Path) -> Command:
+def train_later_stage(stage: str, prompt: str, seed: int, folder: Path) -> Command:
     """Trains a later stage's preset after those before it in the same folder.
 
     Args:
@@ -184,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> float:
                 if stage == "nerf":
                     command = fit(arguments, prompt, seed, steps, folder / stage)
                 else:
-                    command = go_on(stage, prompt, seed, folder)
+                    command = train_later_stage(stage, prompt, seed, folder)
                 seconds = time.perf_counter() - start
                 where = look_cameras(command.datamodule)
                 look = look_at_particle(command.model, 0, *where)

@@ -176,14 +176,14 @@ class GeometryStage(ObjectStage):
             mesh = self.extract(index)
             out = self.render(index, cameras, mesh)
             seen = out.colour if self.guided == "colour" else 0.5 * (out.normal + out.coverage)
-            images.append(seen + (1 - out.coverage) * self.behind(index, out, particle_step, generator))
+            images.append(seen + (1 - out.coverage) * self.backgrounds(index, out, particle_step, generator))
             penalties.append(self.penalty(index, mesh, out, cameras))
         loss = self.guide(torch.cat(images), batch, particle_step)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
 
-    def behind(self, index: int, out: MeshRender, step: int, generator: torch.Generator) -> Tensor:
+    def backgrounds(self, index: int, out: MeshRender, step: int, generator: torch.Generator) -> Tensor:
         """Draws the colours behind a surface: one plain colour per view, or the learned background.
 
         Args:

@@ -113,7 +113,7 @@ def test_backgrounds_are_learned_until_a_step_and_then_plain_in_a_fraction(whole
     first = (side[:1].expand(views, -1, -1, -1) for side in (out.coverage, out.directions))
     many = replace(out, **dict(zip(("coverage", "directions"), first, strict=True)))
     expected = learned(out.directions[0])
-    before, after = (stage.behind(0, many, step, torch.Generator().manual_seed(0)) for step in (0, 1))
+    before, after = (stage.backgrounds(0, many, step, torch.Generator().manual_seed(0)) for step in (0, 1))
     torch.testing.assert_close(before, expected.expand(views, -1, -1, -1))
     plain = (after == 0.25).all(-1).all(-1).all(-1)  # (views,)
     assert plain.float().mean().item() == pytest.approx(0.5, abs=0.12)
@@ -124,7 +124,7 @@ def test_backgrounds_are_learned_until_a_step_and_then_plain_in_a_fraction(whole
 def test_the_plain_colours_of_a_view_are_random_by_default(whole, elsewhere):
     command = fit_after("geometry", whole, f"--trainer.default_root_dir={elsewhere / 'run'}", UNSEEN, steps=1)
     out = command.model.render(0, next(iter(command.datamodule.train_dataloader())))
-    colours = command.model.behind(0, out, 0, torch.Generator().manual_seed(3))
+    colours = command.model.backgrounds(0, out, 0, torch.Generator().manual_seed(3))
     expected = torch.rand(len(out.coverage), 1, 1, 3, generator=torch.Generator().manual_seed(3))
     assert torch.equal(colours, expected)
 
