@@ -26,7 +26,8 @@ from evaluation.sheet import contact_sheet
 from evaluation.truth_distance import TRUTH_SEED
 from lightning_modules.cli import silence
 from scene.cameras import Orbit
-from toybox.judges.parts import HELD_OUT, PartsJudge, held_out_accuracy
+from toybox.judges.parts import PartsJudge
+from toybox.judges.parts_training import HELD_OUT, held_out_accuracy
 from toybox.prior.metrics import image_features
 from toybox.world.builder import PARTS
 from toybox.world.captions import caption

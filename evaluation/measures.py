@@ -29,7 +29,8 @@ from evaluation.truth_distance import INSTANCES as NEAREST_OF
 from evaluation.truth_distance import VIEWS as LOOK_VIEWS
 from evaluation.truth_distance import Look, nearest, scale, true_looks
 from scene.cameras import Orbit
-from toybox.judges.parts import PartsJudge, parts_judge
+from toybox.judges.parts import PartsJudge
+from toybox.judges.parts_training import parts_judge
 from toybox.judges.views import ViewClassifier, cached_view_classifier
 from toybox.world.captions import VIEWS
 from toybox.world.objects import WITH_FRONT

@@ -8,7 +8,7 @@ from evaluation import truth_distance as td
 from evaluation.faults import CAUGHT, cases, sets, two_fronts
 from evaluation.measures import COLUMNS, Judges
 from evaluation.pictures import Pictures, look_cameras, white
-from toybox.judges.parts import calibrate, train_parts_judge
+from toybox.judges.parts_training import calibrate, train_parts_judge
 from toybox.judges.views import train_view_classifier
 from toybox.world.incomplete import incomplete_renders
 from toybox.world.renders import CameraRanges, Renders

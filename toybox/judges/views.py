@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cache import cache_folder, tell_damaged
-from common.files import atomic_write, is_intact
+from common.cache import cache_folder
+from toybox.judges.training import cached_network, start_training
 from toybox.world.captions import VIEWS
 from toybox.world.objects import OBJECTS, WITH_FRONT
 from toybox.world.renders import VERSION, Renders, random_backgrounds
@@ -72,13 +72,7 @@ def train_view_classifier(renders: Renders, steps: int, batch_size: int = 64, se
     Returns:
         The classifier, in evaluation mode.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = ViewClassifier()
-    network.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 2), pct_start=0.1)
-    rng = np.random.default_rng(seed)
+    network, optimizer, schedule, rng = start_training(ViewClassifier, 2e-3, steps, seed)
     examples = sector_examples(renders)
     for _ in range(steps):
         index = examples[torch.from_numpy(rng.integers(0, len(examples), batch_size))]
@@ -106,16 +100,7 @@ def cached_view_classifier(renders: Renders, steps: int) -> ViewClassifier:
     """
     folder = cache_folder()
     path = folder / f"view-classifier-v{VERSION}-{len(renders)}-{steps}.pt"
-    network = ViewClassifier()
-    if path.exists() and not is_intact(path):
-        tell_damaged(path, "its checksums do not fit")
-    elif path.exists():
-        network.load_state_dict(torch.load(path, weights_only=True))
-        return network.eval()
-    network = train_view_classifier(renders, steps)
-    with atomic_write(path) as temporary:
-        torch.save(network.state_dict(), temporary)
-    return network
+    return cached_network(path, ViewClassifier, lambda: train_view_classifier(renders, steps))
 
 
 @torch.no_grad()

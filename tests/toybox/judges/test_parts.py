@@ -5,18 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toybox.judges import parts as module
-from toybox.judges.parts import (
-    PartsJudge,
+from toybox.judges import parts_training as module
+from toybox.judges.parts import PartsJudge, pixels_of_parts
+from toybox.judges.parts_network import PartsNetwork
+from toybox.judges.parts_training import (
     best_threshold,
     calibrate,
     disturbed,
     held_out_accuracy,
     parts_judge,
-    pixels_of_parts,
     train_parts_judge,
 )
-from toybox.judges.parts_network import PartsNetwork
 from toybox.world.builder import BODY, PARTS
 from toybox.world.incomplete import incomplete_renders
 from toybox.world.renders import random_backgrounds
