@@ -1,0 +1,74 @@
+"""Do a toybox prior's samples show the parts? python -m evaluation.prior_parts [OBJECT...] [--prior FOLDER].
+
+The part-recall gate of the prior, apart from the other gates (`toybox.prior.gates`) for its time: the judge of an
+object's parts takes two to three minutes of a core the first time, and so do 128 samples. Prints one row per object, in
+its first colour and eight views, with the recall of other true instances beside it; exits with 1 where the samples find
+less than 0.9 of the truth's.
+"""
+
+import argparse
+import sys
+
+from common.errors import InputError
+from evaluation.measures import Yardstick, load_judges, truth_for
+from evaluation.pictures import INSTANCES, look_cameras
+from evaluation.prior_samples import COUNT, prior_samples
+from evaluation.runs import DISTANCE, FOVY
+from evaluation.truth_distance import VIEWS
+from toybox.world.objects import COLOURS, OBJECTS
+from vsd.prior import TOYBOX
+
+GOAL = 0.9  # of the truth's recall
+
+
+def recalls(name: str, colour: str, prior: str) -> tuple[float | None, float | None]:
+    """Part recall of the prior's samples and of other true instances.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        prior: A folder, or "toybox".
+
+    Returns:
+        Both in [0, 1]; None for an object without named parts.
+    """
+    cameras = look_cameras(VIEWS, DISTANCE, FOVY)
+    yardstick = Yardstick(name, colour, cameras, load_judges(name))
+    samples = prior_samples(prior, name, colour, cameras)
+    others = truth_for(name, colour, cameras, COUNT, INSTANCES).over(samples.background)
+    return tuple(yardstick.measure(pictures, whole_looks=False).part_recall for pictures in (samples, others))
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command.
+
+    Args:
+        args: The arguments, by default the program's.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("objects", nargs="*", metavar="OBJECT", help=f"of {', '.join(OBJECTS)} (default: all)")
+    parser.add_argument("--prior", default=TOYBOX, help="a folder, or 'toybox', the shipped prior (default)")
+    options = parser.parse_args(args)
+    unknown = [name for name in options.objects if name not in OBJECTS]
+    if unknown:
+        parser.error(f"unknown object {unknown[0]!r}; the toybox has {', '.join(OBJECTS)}")
+    colour, short = next(iter(COLOURS)), 0
+    print(f"{'object':<12}{'samples':>9}{'truth':>9}{'ratio':>9}   goal {GOAL}")
+    try:
+        for name in options.objects or OBJECTS:
+            of_samples, of_truth = recalls(name, colour, options.prior)
+            if not of_truth:
+                print(f"{name:<12}{'no named parts':>27}")
+                continue
+            ratio = of_samples / of_truth
+            short += ratio < GOAL
+            short_of = "   SHORT" if ratio < GOAL else ""
+            print(f"{name:<12}{of_samples:>9.3f}{of_truth:>9.3f}{ratio:>9.3f}{short_of}", flush=True)
+    except InputError as error:
+        print(f"prior_parts: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(1 if short else 0)
+
+
+if __name__ == "__main__":
+    main()
