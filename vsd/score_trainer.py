@@ -17,6 +17,7 @@ from vsd.score_network import ATTENTION, ScoreNetwork
 GAIN = 1.02  # of an adaptive learning rate per particle step; health remembers about 50
 CALIBRATED = 0.97  # below, an adaptive learning rate rises
 WITHIN = 30.0  # how far an adaptive learning rate goes from its start, as a factor
+CEILING = 3e-3  # no adaptive learning rate rises above it: at 1e-2 phi ran away (docs/claims/phi.md)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ScoreSettings:
         weight_decay: AdamW's.
         adaptive_lr: Whether phi's health sets the learning rate (see `vsd.health`): it rises by 2 % per particle step
             while phi lags behind the renders, falls by 2 % while phi's error on fresh renders is larger than the
-            prior's, and stays within 1 / 30 and 30 times `lr`.
+            prior's, stays within 1 / 30 and 30 times `lr`, and does not rise above 0.003.
         warmup: Updates of the learning rate's linear rise, >= 0.
         rank: Of the LoRA, >= 1; its alpha is the same.
         targets: Names of the UNet's layers that get a LoRA.
@@ -147,7 +148,8 @@ class ScoreTrainer:
             self.average([figures])
         ratio, calibration = figures  # comparisons with nan, before anything was observed, are false
         factor = torch.where(ratio > 1, 1 / GAIN, torch.where(calibration < CALIBRATED, GAIN, 1.0))
-        self.rate = (self.rate * factor).clamp(self.settings.lr / WITHIN, self.settings.lr * WITHIN)
+        lr = self.settings.lr
+        self.rate = (self.rate * factor).clamp(lr / WITHIN, max(lr, min(lr * WITHIN, CEILING)))
 
     def update(self, x_0: Tensor, text: Text, cameras: Tensor | None = None, shared: Forward | None = None) -> Tensor:
         """K steps of phi on latents of renders.

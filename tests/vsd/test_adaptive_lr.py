@@ -8,15 +8,15 @@ import torch
 from vsd.embeddings import encode
 from vsd.prior import DiffusionPrior
 from vsd.score_network import ScoreNetwork
-from vsd.score_trainer import CALIBRATED, GAIN, WITHIN, ScoreSettings, ScoreTrainer
+from vsd.score_trainer import CALIBRATED, CEILING, GAIN, WITHIN, ScoreSettings, ScoreTrainer
 
 
 @pytest.fixture
 def trainer(tiny_sd):
-    def build(adaptive=True, average=None):
+    def build(adaptive=True, average=None, lr=1e-3):
         torch.manual_seed(0)
         network = ScoreNetwork(DiffusionPrior.load(tiny_sd / "eps"), 2)
-        return ScoreTrainer(network, ScoreSettings(lr=1e-3, warmup=1, adaptive_lr=adaptive), average=average)
+        return ScoreTrainer(network, ScoreSettings(lr=lr, warmup=1, adaptive_lr=adaptive), average=average)
 
     return build
 
@@ -37,12 +37,21 @@ def test_the_rate_follows_phis_health(trainer, state, factor):
     assert float(trained.rate) == pytest.approx(1e-3 * factor**3, rel=1e-5)
 
 
-@pytest.mark.parametrize(("state", "bound"), [(LAGS, WITHIN), (RUNS_AWAY, 1 / WITHIN)])
-def test_the_rate_stays_within_its_bounds(trainer, state, bound):
-    trained = trainer()
+@pytest.mark.parametrize(
+    ("lr", "state", "bound"),
+    [
+        (1e-5, LAGS, 1e-5 * WITHIN),
+        (1e-3, LAGS, CEILING),
+        (1e-2, LAGS, 1e-2),
+        (1e-3, RUNS_AWAY, 1e-3 / WITHIN),
+        (1e-2, RUNS_AWAY, 1e-2 / WITHIN),
+    ],
+)
+def test_the_rate_stays_within_its_bounds(trainer, lr, state, bound):
+    trained = trainer(lr=lr)
     for _ in range(400):
         trained.adapt(state)
-    assert float(trained.rate) == pytest.approx(1e-3 * bound, rel=1e-5)
+    assert float(trained.rate) == pytest.approx(bound, rel=1e-5)
 
 
 def test_a_rate_that_is_not_adaptive_stays(trainer):
