@@ -91,7 +91,7 @@ def test_the_2d_report_holds_every_run_and_a_second_command_runs_nothing(tmp_pat
     distances = [float(r["kid_prior"]) for r in rows if r["kind"] == "sds" and r["scale"] == "3.0"]
     assert f"{mean(distances):.3f} ±" in report
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("2d.png", "2d-particles.png"))
-    monkeypatch.setattr(claims_2d, "distil", lambda setting: pytest.fail("it was run before"))
+    monkeypatch.setattr(claims_2d, "distil", lambda *_, **__: pytest.fail("it was run before"))
     claims.main(command)
     with pytest.raises(SystemExit) as ended:
         claims.main(["--quick", "--seeds", "1"])
