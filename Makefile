@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test faults long-run audit demo samples lint prior gates gpu-check clean
+.PHONY: test faults long-run audit demo samples lint docs prior gates gpu-check clean
 
 PROMPT ?= a red mushroom
 
@@ -47,6 +47,10 @@ samples: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The documentation as a site, in site/index.html; a warning is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Trains the toybox prior from random weights in runs/prior (hours on a CPU), one part after the other, and writes its
 # half-precision copy to runs/prior-half. Interrupted, it resumes where it stopped, also on another machine with this

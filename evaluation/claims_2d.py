@@ -17,7 +17,7 @@ from common.pixels import to_uint8
 from evaluation.claims_report import RUN, strip
 from evaluation.kid import kid
 from evaluation.measures import Yardstick, features_of, load_judges
-from evaluation.particles_2d import Setting, distil
+from evaluation.particles_2d import Own, Setting, distil
 from evaluation.pictures import Pictures, with_found_masks
 from evaluation.runs import DISTANCE, FOVY
 from scene.cameras import Orbit
@@ -36,7 +36,7 @@ class Plan:
 
     Args:
         prompts: Objects, without view words.
-        kinds: Guidances, keys of KINDS.
+        kinds: Methods: a guidance's name, with DECAY after it or not.
         scales: Of classifier-free guidance.
         particles: Numbers of particles.
         seeds: How many seeds.
@@ -51,14 +51,9 @@ class Plan:
     steps: int = 300
 
 
-KINDS = {  # method: guidance, and whether the particles' learning rate falls to 0
-    "sds": ("sds", False),
-    "vsd": ("vsd", False),
-    "csd": ("csd", False),
-    "sds, decay": ("sds", True),
-    "vsd, decay": ("vsd", True),
-}
-FULL = Plan(("a yellow duck", "a red car"), tuple(KINDS), (1.0, 2.0, 4.0, 7.5, 15.0), (8, 64), 5)
+DECAY = ", decay"  # ends the names of methods in which the particles' learning rate falls to 0
+KINDS = ("sds", "vsd", "csd", f"sds{DECAY}", f"vsd{DECAY}")
+FULL = Plan(("a yellow duck", "a red car"), KINDS, (1.0, 2.0, 4.0, 7.5, 15.0), (8, 64), 5)
 QUICK = Plan(("a yellow duck",), ("sds", "vsd", "sds, decay", "vsd, decay"), (1.0, 3.0, 7.5), (8,), 3)
 
 
@@ -72,7 +67,15 @@ def settings(plan: Plan) -> list[Setting]:
     """The runs of a plan, seeds last, so that a table that was stopped has rows of all methods."""
     combinations = product(range(plan.seeds), plan.prompts, plan.particles, plan.scales, plan.kinds)
     return [
-        Setting(view_prompt(prompt), KINDS[kind][0], scale, count, seed, plan.steps, decay=KINDS[kind][1])
+        Setting(
+            view_prompt(prompt),
+            kind.removesuffix(DECAY),
+            scale,
+            count,
+            seed,
+            plan.steps,
+            decay=kind.endswith(DECAY),
+        )
         for seed, prompt, count, scale, kind in combinations
         if kind != "csd" or scale == plan.scales[0]  # which has no scale
     ]
@@ -99,12 +102,12 @@ def samples(prompt: str, scale: float, count: int, seed: int, folder: Path) -> P
     return with_found_masks(load_file(path)["rgb"].float()[:, None] / 255)
 
 
-def particles(setting: Setting, folder: Path) -> tuple[Pictures, dict[str, float]]:
+def particles(setting: Setting, folder: Path, own: Own | None = None) -> tuple[Pictures, dict[str, float]]:
     """The particles of a run, from the folder or distilled and put there; its seconds and phi's health."""
     path = folder / f"{setting.key}.safetensors"
     if not path.exists():
         start = time.perf_counter()
-        images, health = distil(setting)
+        images, health = distil(setting, own=own)
         figures = {"seconds": time.perf_counter() - start} | health
         with atomic_write(path) as temporary:
             save_file({"rgb": to_uint8(images)} | {k: torch.tensor(v) for k, v in figures.items()}, temporary)
@@ -147,7 +150,7 @@ class Table:
         judge = self.yardstick(setting.prompt).judges.parts
         distance = kid(features_of(pictures, judge), features)
         figures = asdict(self.yardstick(setting.prompt).measure(pictures, whole_looks=False))
-        method = f"{setting.kind}, decay" if setting.decay else setting.kind
+        method = setting.kind + DECAY if setting.decay else setting.kind
         return asdict(setting) | {
             "kind": method,
             "kid_prior": distance.value,
@@ -158,12 +161,13 @@ class Table:
         }
 
 
-def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def measure(plan: Plan, folder: Path, own: Own | None = None) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Runs and measures a plan.
 
     Args:
         plan: The runs.
         folder: Of their files.
+        own: Guidances of the caller's own, which the plan names; None for none.
 
     Returns:
         One row per run, those of the prior's second sets of samples first; and by method and scale a row of pictures
@@ -179,7 +183,7 @@ def measure(plan: Plan, folder: Path) -> tuple[list[dict], dict[str, torch.Tenso
             if seed == 0 and count == plan.particles[0]:
                 strips.setdefault(f"prior {scale:g}, {prompt}", strip(pictures.rgb[:, 0]))
     for number, setting in enumerate(runs, 1):
-        pictures, run = particles(setting, folder)
+        pictures, run = particles(setting, folder, own)
         rows.append(table.row(setting, pictures, run))
         if setting.seed == 0 and setting.particles == plan.particles[0]:
             strips.setdefault(f"{rows[-1]['kind']} {setting.scale:g}, {setting.prompt}", strip(pictures.rgb[:, 0]))

@@ -22,6 +22,8 @@ PER_STEP = 8  # particles that a step moves, at most
 LR = 0.03  # of the particles, Adam
 RANK = 8  # of phi's LoRA
 LAYERS = {"attention": ATTENTION, "all": ALL_LAYERS}
+# Guidances of the caller's own by name: the kind on which each builds, and its class, built as ScoreDistillation is.
+Own = dict[str, tuple[Kind, type[ScoreDistillation]]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Setting:
 
     Args:
         prompt: y^c, with the words of its view.
-        kind: Of the guidance.
+        kind: Of the guidance, or a name among the caller's own.
         scale: Of classifier-free guidance.
         particles: n.
         seed: Of everything that is drawn.
@@ -44,7 +46,7 @@ class Setting:
     """
 
     prompt: str
-    kind: Kind
+    kind: str
     scale: float
     particles: int = 8
     seed: int = 0
@@ -64,17 +66,19 @@ class Setting:
         return "-".join(str(value).replace(" ", "_").replace(",", "") for value in values.values()) + end
 
 
-def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, float]]:
+def distil(setting: Setting, model: str = "toybox", own: Own | None = None) -> tuple[Tensor, dict[str, float]]:
     """Runs a setting.
 
     Args:
         setting: The run.
         model: The prior: "toybox", a folder or a hub id.
+        own: Guidances of the caller's own; None for none.
 
     Returns:
         Images (n, 3, H, W) in [0, 1], and phi's health (see `vsd.health`), means over the second half of the run; empty
         without phi.
     """
+    kind, build = (own or {}).get(setting.kind, (setting.kind, ScoreDistillation))
     prior = DiffusionPrior.load(model)
     draws = generator("cpu", setting.seed, 0)
     text, empty = encode(prior, [setting.prompt]), encode(prior, [""])
@@ -83,15 +87,13 @@ def distil(setting: Setting, model: str = "toybox") -> tuple[Tensor, dict[str, f
     )
     optimizer = torch.optim.Adam(theta, LR)
     trainer = None
-    if setting.kind in ("vsd", "esd"):
+    if kind in ("vsd", "esd"):
         with torch.random.fork_rng():
             torch.manual_seed(setting.seed)
             phi = ScoreNetwork(prior, RANK, LAYERS[setting.layers])
         settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates, adaptive_lr=setting.adaptive)
         trainer = ScoreTrainer(phi, settings, setting.seed)
-    distillation = ScoreDistillation(
-        prior, trainer and trainer.network, setting.kind, setting.scale, phi_mix=setting.phi_mix
-    )
+    distillation = build(prior, trainer and trainer.network, kind, setting.scale, phi_mix=setting.phi_mix)
     schedule, count = Timesteps(setting.steps), min(PER_STEP, setting.particles)
     health: dict[str, list[float]] = {}
     for step in range(setting.steps):

@@ -1,6 +1,7 @@
 """The examples run from their first to their last line, with few steps."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,13 @@ def test_the_notebook_runs_and_measures_diversity(tmp_path, monkeypatch):
     assert names["STEPS"] == 2 and set(names["diversity"]) == {"SDS", "VSD"}
     assert all(value > 0 for value in names["diversity"].values())
     assert names["vsd"].shape == (2, 3, 64, 64) and not torch.equal(names["vsd"], names["sds"])
+
+
+def test_the_loop_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    page = (EXAMPLES.parent / "docs" / "own-loop.md").read_text()
+    (program,) = re.findall(r'```python title="loop.py"\n(.*?)```', page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program.replace("STEPS = 250", "STEPS = 2"), "loop.py", "exec"), {})
+    assert "phi_calibration" in capsys.readouterr().out
+    with Image.open("ducks.png") as picture:
+        assert picture.size == (8 * 64, 64)

@@ -1,6 +1,8 @@
 import csv
+import re
 from dataclasses import replace
 from math import nan
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from common.errors import InputError
 from evaluation import claims, claims_2d, claims_3d, claims_phi, claims_preset
 from evaluation.claims_phi import correlation
 from evaluation.claims_report import interval, paired, sign_test, table
@@ -19,6 +22,9 @@ from lightning_modules.dream import config_of
 from toybox.judges.parts import PartsJudge
 from toybox.judges.parts_network import PartsNetwork
 from toybox.judges.views import ViewClassifier
+from vsd.embeddings import encode
+from vsd.prior import DiffusionPrior
+from vsd.score_distillation import Conditions, ScoreDistillation
 
 TINY = claims_2d.Plan(("a yellow duck",), ("sds", "vsd", "csd"), (1.0, 3.0), (3,), 2, steps=2)
 TINY_3D = claims_3d.Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0,), (2,), 1, steps=3)
@@ -93,11 +99,42 @@ def test_the_2d_report_holds_every_run_and_a_second_command_runs_nothing(tmp_pat
     distances = [float(r["kid_prior"]) for r in rows if r["kind"] == "sds" and r["scale"] == "3.0"]
     assert f"{mean(distances):.3f} ±" in report
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("2d.png", "2d-particles.png"))
-    monkeypatch.setattr(claims_2d, "distil", lambda setting: pytest.fail("it was run before"))
+    monkeypatch.setattr(claims_2d, "distil", lambda *_, **__: pytest.fail("it was run before"))
     claims.main(command)
     with pytest.raises(SystemExit) as ended:
         claims.main(["--quick", "--seeds", "1"])
     assert ended.value.code == 2
+
+
+def test_the_guidance_on_the_page_gets_its_rows_beside_sds(tmp_path, monkeypatch, capsys, blind_judges):
+    page = (Path(__file__).parents[2] / "docs" / "new-guidance.md").read_text()
+    (program,) = re.findall(r'```python title="antithetic.py"\n(.*?)```', page, re.DOTALL)
+    small = program.replace("particles=(8,)", "particles=(3,)").replace("steps=300", "steps=2")
+    assert small.count("(3,)") == small.count("steps=2)") == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(small, "antithetic.py", "exec"), names)
+    rows = [line.split(" | ")[2:5] for line in capsys.readouterr().out.splitlines() if line.startswith("| a yellow")]
+    assert rows == [[kind, "3", "2"] for kind in ("antithetic sds", "prior", "sds")], "method, scale, runs"
+    core = names["Antithetic"](DiffusionPrior.load("toybox"), None, "sds", 1.0)
+    x_0, eps = torch.randn(2, 1, *core.prior.latent_shape).unbind()
+    conditions = Conditions(encode(core.prior, ["a red car"]))
+    one, other = (core.gradient(x_0, torch.tensor([300]), noise, conditions) for noise in (eps, -eps))
+    torch.testing.assert_close(one, other)
+
+
+def test_a_guidance_of_ones_own_may_have_a_phi_and_decay():
+    class Doubled(ScoreDistillation):
+        def gradient(self, *args):
+            return 2 * super().gradient(*args)
+
+    plan = replace(TINY, kinds=("vsd", "doubled", "doubled, decay"), scales=(1.0,), seeds=1)
+    plain, own, decay = claims_2d.settings(plan)
+    assert (own.kind, own.decay, decay.kind, decay.decay) == ("doubled", False, "doubled", True)
+    (_, health), (_, none) = (distil(own, own={"doubled": (kind, Doubled)}) for kind in ("vsd", "sds"))
+    assert health["phi_ratio"] > 0 and none == {}
+    with pytest.raises(InputError, match="'doubled' is not one of"):
+        distil(own)
 
 
 def test_the_rank_correlation_and_its_interval():

@@ -4,9 +4,14 @@ import json
 
 import browser as chromium
 import pytest
+import torch
+import trimesh
 from small_folders import write_dream, write_stage
 
 from gallery import command
+from scene.export import About, Placement, write_glb
+from scene.mesh_files import read_mesh
+from scene.texture import bake, unwrap
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium; on Debian: apt-get install chromium")
 # Texture filters mix neighbours a little.
@@ -80,6 +85,36 @@ def test_the_canvas_shows_the_object_from_its_front_and_arrow_keys_turn_it(runs,
     assert pixels(tab)[1] == GREEN, "the back"
     tab.press("ArrowUp", 6)
     assert pixels(tab)[1] == WHITE, "the top"
+
+
+@pytest.mark.parametrize("up", ["y", "z"])
+def test_a_given_mesh_is_seen_from_its_front_wherever_its_file_has_it(tmp_path, see, up):
+    """What the texture stage and `vsd export` write of a mesh of a file: far from the origin, large, and turned."""
+    box = trimesh.creation.box((40.0, 40.0, 40.0))
+    box.apply_translation([300, 20, -70])
+    box.export(tmp_path / "box.stl")
+    given = read_mesh(tmp_path / "box.stl", 0.75, up)
+
+    def sides(points):  # of the world: the front, +x, red; the left side, +y, blue; the top, +z, white; else green
+        palette = torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0]])
+        side = points.abs().argmax(-1)
+        return palette[torch.where(points.gather(-1, side[:, None])[:, 0] > 0, side, 3)]
+
+    atlas = unwrap(given.mesh.vertices, given.mesh.faces, 128)
+    run = write_dream(tmp_path / "run")
+    files = given.mesh.vertices, atlas, bake(given.mesh.vertices, atlas, sides)
+    placement = Placement(given.to_file.numpy(), given.up)
+    glb = write_glb(run / "texture" / "mesh-particle0.glb", *files, placement, About("box", double_sided=True))
+    assert trimesh.load(glb, force="mesh").centroid.max() > 200
+    command.main([str(run)])
+    tab = see(run / "index.html")
+    covered, middle = pixels(tab)
+    assert 0.1 < covered < 0.8 and middle == RED
+    focus(tab)
+    tab.press("ArrowRight", 7)
+    assert pixels(tab)[1] == BLUE
+    tab.press("ArrowUp", 6)
+    assert pixels(tab)[1] == WHITE
 
 
 def test_plus_zooms_and_0_goes_back(runs, see):
