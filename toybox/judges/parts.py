@@ -13,7 +13,6 @@ at which misses and false alarms on further true renders are fewest.
 `python -m toybox.judges.parts duck` prints a judge's accuracy on held-out truth.
 """
 
-import argparse
 from dataclasses import dataclass
 from statistics import mean
 
@@ -23,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.cache import cache_folder, tell_damaged
+from common.command_line import OneLineArguments, one_line
+from common.errors import InputError
 from common.files import atomic_write, is_intact
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.world.builder import BODY, PARTS, PARTS_KEY
@@ -288,12 +289,13 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=main.__doc__.splitlines()[0])
+    parser = OneLineArguments(prog="parts", description=main.__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="*", metavar="OBJECT", help=f"of {', '.join(OBJECTS)} (default: all)")
-    names = parser.parse_args(args).objects or list(OBJECTS)
-    for name in names:
-        if name not in OBJECTS:
-            parser.error(f"unknown object {name!r}; the toybox has {', '.join(OBJECTS)}")
+    with one_line("parts"):
+        names = parser.parse_args(args).objects or list(OBJECTS)
+        for name in names:
+            if name not in OBJECTS:
+                raise InputError(f"OBJECT: unknown object {name[:40]!r}; the toybox has {', '.join(OBJECTS)}")
     print(f"{'object':<12}{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
     for name in names:
         accuracy = held_out_accuracy(parts_judge(name), *incomplete_renders(name, HELD_OUT, held_out=True))
