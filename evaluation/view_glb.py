@@ -145,8 +145,8 @@ def draw(files: list[Path], three: Path, browser: str, size: int) -> bytes:
     if shutil.which(browser) is None:
         raise InputError(f"--browser {browser}: no such program; install Chromium or name another")
     for file in files:
-        if not file.is_file() or file.read_bytes()[:4] != b"glTF":
-            raise InputError(f"{file}: no such GLB file")
+        if not file.is_file():
+            raise InputError(f"{file}: no such file")
     answers: queue.Queue = queue.Queue()
     handler = partial(Handler, page=page(len(files), size), files=files, answers=answers, directory=str(three))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, tempfile.TemporaryDirectory() as profile:

@@ -324,7 +324,7 @@ TEXTS: dict[str, list[str]] = {  # by the destination of an argument of text
     "run": ["", "nowhere", "file", "a\0b", LONG, "."],
     "runs": ["", "nowhere", "file", "a\0b", LONG],
     "folders": ["", "nowhere", "file", "a\0b", LONG],
-    "files": ["", "nowhere.glb", "file", "a\0b", LONG],
+    "files": ["", "nowhere.glb", "a\0b", LONG],
 }
 NUMBERS = {
     int: ["1.5", "many", "nan", "", DUCK, "[1]", "-1", "-" + BEYOND, BEYOND, "0x10", "1e3"],

@@ -60,7 +60,7 @@ def test_the_browser_gets_page_files_and_library_and_its_picture_is_written(tmp_
     [
         ("three", "'npm install three' makes node_modules/three"),
         ("browser", "--browser none: no such program"),
-        ("file", "three.glb: no such GLB file"),
+        ("file", "three.glb: no such file"),
         ("page", "no picture; two three.js <!do"),
     ],
 )
