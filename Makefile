@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test faults long-run audit demo samples lint docs prior gates gpu-check clean
+.PHONY: test faults bad-input long-run audit demo samples lint docs prior gates gpu-check clean
 
 PROMPT ?= a red mushroom
 
@@ -20,9 +20,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
+# Some 1800 broken command lines and configurations, generated from the options of every command. 20 minutes or so.
+bad-input: $(READY)
+	$(BIN)/python tests/faults/bad_input.py
+
 # Hits FAULTS small runs of each kind at random moments and compares what they resume to. Minutes.
 FAULTS ?= 10
-faults: $(READY)
+faults: $(READY) bad-input
 	for run in nerf image geometry texture two dream; do \
 		$(BIN)/python tests/faults/kills.py --run $$run --count $(FAULTS) || exit 1; done
 

@@ -74,6 +74,8 @@ class CameraDistribution:
     half_cube: bool = False
 
     def __post_init__(self):
+        for name in ("position_jitter", "target_jitter", "object_radius"):
+            require_range(f"data.cameras.{name}", getattr(self, name), 0)
         for name in ("distance", "fovy", "azimuth", "elevation", "sphere_elevation"):
             low, high = getattr(self, name)
             if low > high:
@@ -90,9 +92,6 @@ class CameraDistribution:
                 raise InputError(f"data.cameras.{name}: {list(getattr(self, name))} is not inside [-90, 90] degrees")
         if not 0 <= self.sphere_share <= 1:
             raise InputError(f"data.cameras.sphere_share: {self.sphere_share:g} is not in [0, 1]")
-        for name in ("position_jitter", "target_jitter"):
-            if getattr(self, name) < 0:
-                raise InputError(f"data.cameras.{name}: {getattr(self, name):g} is negative")
 
     def sample(self, count: int, resolution: int, rng: np.random.Generator) -> Cameras:
         """Draws a batch of cameras.
@@ -194,6 +193,7 @@ class RandomCameras(pl.LightningDataModule):
         require_range("data.eval_resolution", eval_resolution, 1, LARGEST)
         require_range("data.eval_elevation", eval_elevation, -90, 90)
         require_range("data.seed", seed, 0)
+        require_range("data.eval_frames", eval_frames, 1, LARGEST)
         if not 1 <= validation_frames <= eval_frames:
             raise InputError(f"data.validation_frames: {validation_frames} is not in 1 ... eval_frames, {eval_frames}")
         if not 0 < eval_fovy < 180 or eval_distance <= self.cameras.object_radius:

@@ -9,11 +9,11 @@ not run again. Each part writes a CSV file of all runs, a table with intervals (
 
 import argparse
 import csv
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import InputError
+from common.checks import require_range
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.files import atomic_write
 from evaluation import claims_2d, claims_3d, claims_phi, claims_preset
 from evaluation.claims_report import write_report
@@ -27,20 +27,19 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Of the command line; None for the process's own.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArguments(prog="claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer prompts, scales, particles, seeds and steps")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=a_path, default=Path("runs/claims"), help="folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many, at least 2")
-    options = parser.parse_args(args)
-    flat, solid = (claims_2d.QUICK, claims_3d.QUICK) if options.quick else (claims_2d.FULL, claims_3d.FULL)
-    if options.seeds is not None:
-        if options.seeds < 2:
-            print(f"claims: --seeds: {options.seeds}; intervals need at least 2", file=sys.stderr)
-            sys.exit(2)
-        flat, solid = replace(flat, seeds=options.seeds), replace(solid, seeds=options.seeds)
-    folder = options.out / "runs"
-    try:
+    with one_line("claims"):
+        options = parser.parse_args(args)
+        require_range("--seeds", options.seeds, 2, 1000)  # intervals need two
+        require_place("--out", options.out)
+        flat, solid = (claims_2d.QUICK, claims_3d.QUICK) if options.quick else (claims_2d.FULL, claims_3d.FULL)
+        if options.seeds is not None:
+            flat, solid = replace(flat, seeds=options.seeds), replace(solid, seeds=options.seeds)
+        folder = options.out / "runs"
         if "2d" in options.only:
             measured = claims_2d.measure(flat, folder)
             write_rows(measured[0], options.out / "2d.csv")
@@ -57,9 +56,6 @@ def main(args: list[str] | None = None) -> None:
             measured = claims_3d.measure(solid, folder)
             write_rows(measured[0], options.out / "3d.csv")
             write_report("3d", measured, options.out)
-    except InputError as error:
-        print(f"claims: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def write_rows(rows: list[dict], path: Path) -> None:

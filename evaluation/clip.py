@@ -5,6 +5,7 @@ et al. 2022, Dream Fields, R-precision.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,8 @@ class CLIPJudge:
         Raises:
             InputError: It does not load.
         """
+        if Path(name).is_file():
+            raise InputError(f"--clip: {name} is a file; name a folder or an id of a CLIP model")
         try:
             return cls(CLIPModel.from_pretrained(name), AutoTokenizer.from_pretrained(name))
         except (OSError, ValueError) as error:

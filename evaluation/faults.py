@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.files import atomic_write
 from evaluation.kid import Estimate, kid
 from evaluation.measures import COLUMNS, Figures, Judges, Yardstick, load_judges
@@ -258,10 +259,12 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/faults.md"), help="report to write (%(default)s)")
-    options = parser.parse_args(args)
+    parser = OneLineArguments(prog="faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=a_path, default=Path("runs/faults.md"), help="report to write (%(default)s)")
     silence()
+    with one_line("faults"):
+        options = parser.parse_args(args)
+        require_place("--out", options.out.parent)
     sections, missed = [INTRODUCTION], []
     for name, colour, part in OBJECTS:
         judges = load_judges(name)

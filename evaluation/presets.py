@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from common.checks import require_range
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
 from common.files import atomic_write
 from evaluation.measures import Yardstick, load_judges
@@ -152,13 +154,17 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArguments(prog="presets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default="a yellow duck", help="object and colour (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/presets"), help="folder (default: %(default)s)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the markers of this file")
-    options, overrides = parser.parse_known_args(args)
-    try:
+    parser.add_argument("--out", type=a_path, default=Path("runs/presets"), help="folder (default: %(default)s)")
+    parser.add_argument("--write", type=a_path, metavar="FILE", help="put the table between the markers of this file")
+    with one_line("presets"):
+        options, overrides = parser.parse_known_args(args)
+        require_range("--seed", options.seed, 0, 2**32 - 1)
+        require_place("--out", options.out)
+        if options.write and not options.write.is_file():
+            raise InputError(f"--write: {options.write} does not exist; name a file with the markers")
         parse_prompt(options.prompt)
         rows = [run_stage(stage, options.prompt, options.seed, options.out, overrides) for stage in CONFIGS]
         text = table(
@@ -169,9 +175,6 @@ def main(args: list[str] | None = None) -> None:
         print(text)
         if options.write:
             write_between(options.write, text)
-    except InputError as error:
-        print(f"presets: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

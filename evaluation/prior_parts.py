@@ -6,9 +6,9 @@ its first colour and eight views, with the recall of other true instances beside
 less than 0.9 of the truth's.
 """
 
-import argparse
 import sys
 
+from common.command_line import OneLineArguments, one_line
 from common.errors import InputError
 from evaluation.measures import Yardstick, load_judges, truth_for
 from evaluation.pictures import INSTANCES, look_cameras
@@ -45,16 +45,16 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArguments(prog="prior_parts", description=__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="*", metavar="OBJECT", help=f"of {', '.join(OBJECTS)} (default: all)")
     parser.add_argument("--prior", default=TOYBOX, help="a folder, or 'toybox', the shipped prior (default)")
-    options = parser.parse_args(args)
-    unknown = [name for name in options.objects if name not in OBJECTS]
-    if unknown:
-        parser.error(f"unknown object {unknown[0]!r}; the toybox has {', '.join(OBJECTS)}")
     colour, short = next(iter(COLOURS)), 0
-    print(f"{'object':<12}{'samples':>9}{'truth':>9}{'ratio':>9}   goal {GOAL}")
-    try:
+    with one_line("prior_parts"):
+        options = parser.parse_args(args)
+        for name in options.objects:
+            if name not in OBJECTS:
+                raise InputError(f"OBJECT: unknown object {name[:40]!r}; the toybox has {', '.join(OBJECTS)}")
+        print(f"{'object':<12}{'samples':>9}{'truth':>9}{'ratio':>9}   goal {GOAL}")
         for name in options.objects or OBJECTS:
             of_samples, of_truth = recalls(name, colour, options.prior)
             if not of_truth:
@@ -64,9 +64,6 @@ def main(args: list[str] | None = None) -> None:
             short += ratio < GOAL
             short_of = "   SHORT" if ratio < GOAL else ""
             print(f"{name:<12}{of_samples:>9.3f}{of_truth:>9.3f}{ratio:>9.3f}{short_of}", flush=True)
-    except InputError as error:
-        print(f"prior_parts: {error}", file=sys.stderr)
-        sys.exit(2)
     sys.exit(1 if short else 0)
 
 

@@ -11,12 +11,13 @@ For a prior other than the toybox there is no truth: `--clip MODEL` measures CLI
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
+from common.checks import require_range
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
 from common.pixels import to_uint8
 from evaluation.clip import CLIPFigures, CLIPJudge
@@ -176,20 +177,16 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, of any stage or of dream")
+    parser = OneLineArguments(prog="score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=a_path, metavar="RUN", help="run folders, of any stage or of dream")
     parser.add_argument("--json", action="store_true", help="print one object per run, not the table")
     parser.add_argument("--views", type=int, default=8, help="cameras round a particle (default: %(default)s)")
     parser.add_argument("--size", type=int, default=None, help=f"pixels of a view with --clip (default: {CLIP_SIZE})")
     parser.add_argument("--clip", metavar="MODEL", help="folder or id of a CLIP model: measure without truth")
-    parser.add_argument("--export", type=Path, metavar="FOLDER", help="also write every view as a PNG file")
-    options = parser.parse_args(args)
+    parser.add_argument("--export", type=a_path, metavar="FOLDER", help="also write every view as a PNG file")
     silence()
-    try:
-        score(options)
-    except InputError as error:
-        print(f"score: {error}", file=sys.stderr)
-        sys.exit(2)
+    with one_line("score"):
+        score(parser.parse_args(args))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -201,8 +198,10 @@ def score(options: argparse.Namespace) -> None:
     Raises:
         InputError: A run, a prompt or a number is wrong.
     """
-    if options.views < 2:
-        raise InputError(f"--views: {options.views}; at least 2 are needed")
+    require_range("--views", options.views, 2, 10_000)
+    require_range("--size", options.size, 1, 8192)
+    if options.export:
+        require_place("--export", options.export)
     if options.size is not None and not options.clip:
         raise InputError("--size: the toybox's judges take 64 pixels; leave it out, or measure with --clip")
     if not options.clip:

@@ -10,15 +10,18 @@ of its own. The score rewards blur; `evaluation.score` measures runs by what els
 import argparse
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 from statistics import mean
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from yaml import YAMLError
 
+from common.checks import require_positive, require_range
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
 from datamodules.random_cameras import RandomCameras
 from evaluation.runs import look_at
@@ -29,7 +32,7 @@ from lightning_modules.object_stage import ObjectStage
 from lightning_modules.run.pictures import save_picture
 from toybox.world.captions import parse_prompt
 
-CONFIG = "configs/toybox/nerf.yaml"
+CONFIG = Path("configs/toybox/nerf.yaml")
 PIXELS = 64  # of a look's side
 GUIDANCE = "--trainer.callbacks.init_args."
 CALIBRATION = (20, 80)  # steps of the two presets, squeezed to them, whose times tell that of a step
@@ -84,10 +87,13 @@ def squeezed(config: str | Path, steps: int, particles: int = 1) -> list[str]:
     Returns:
         Arguments of `vsd`.
     """
-    preset = OmegaConf.load(config)
-    factor = steps / preset.trainer.max_steps
-    milestones = [{**m, "step": round(factor * m.step) * particles} for m in preset.data.init_args.milestones]
-    warm_start = preset.trainer.callbacks[0].init_args.score.warm_start
+    try:
+        preset = OmegaConf.load(config)
+        factor = steps / preset.trainer.max_steps
+        milestones = [{**m, "step": round(factor * m.step) * particles} for m in preset.data.init_args.milestones]
+        warm_start = preset.trainer.callbacks[0].init_args.score.warm_start
+    except (OmegaConfBaseException, UnicodeDecodeError, YAMLError, TypeError, IndexError) as error:
+        raise InputError(f"--config: {config} is no preset of the NeRF stage ({type(error).__name__})") from error
     return [
         *(f"--trainer.max_steps={steps * particles}", f"{GUIDANCE}timesteps.steps={steps}"),
         *(f"{GUIDANCE}score.warm_start={round(factor * warm_start)}", f"--data.milestones={json.dumps(milestones)}"),
@@ -106,7 +112,7 @@ def train_later_stage(stage: str, prompt: str, seed: int, folder: Path) -> Comma
     Returns:
         The command with its model and data.
     """
-    config = str(Path(CONFIG).with_name(f"{stage}.yaml"))
+    config = str(CONFIG.with_name(f"{stage}.yaml"))
     return run([*options(config, prompt, seed, folder / stage), *handed_on(stage, folder)])
 
 
@@ -133,7 +139,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineArguments(prog="truth_score", description=__doc__.splitlines()[0])
     parser.add_argument("--prompt", action="append", required=True, help="such as 'a red car'; may be given often")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -141,18 +147,26 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, help="of classifier-free guidance, by default the preset's")
     parser.add_argument("--minutes", type=float, help="squeeze or stretch the preset, schedules and all, to this time")
     parser.add_argument("--stage", choices=STAGES, default="nerf", help="the last one to run (default: %(default)s)")
-    parser.add_argument("--config", default=CONFIG, help="of the NeRF stage (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/truth_score"))
-    arguments, arguments.overrides = parser.parse_known_args(args)
-    if arguments.guidance:
-        arguments.overrides.append(f"{GUIDANCE}kind={arguments.guidance}")
-    if arguments.scale is not None:
-        arguments.overrides.append(f"{GUIDANCE}scale={arguments.scale:g}")
-    try:
+    parser.add_argument("--config", type=a_path, default=CONFIG, help="of the NeRF stage (default: %(default)s)")
+    parser.add_argument("--out", type=a_path, default=Path("runs/truth_score"))
+    with one_line("truth_score"):
+        arguments, arguments.overrides = parser.parse_known_args(args)
+        require_range("--seeds", arguments.seeds, 1, 1000)
+        require_range("--first-seed", arguments.first_seed, 0, 2**32 - 1 - arguments.seeds)
+        require_range("--scale", arguments.scale, 0)
+        require_positive("--minutes", arguments.minutes)
+        require_place("--out", arguments.out)
+        for prompt in arguments.prompt:
+            parse_prompt(prompt)
+        if not arguments.config.is_file():
+            raise InputError(f"--config: {arguments.config} does not exist; name a configuration file")
+        if arguments.minutes:
+            squeezed(arguments.config, 1)
+        if arguments.guidance:
+            arguments.overrides.append(f"{GUIDANCE}kind={arguments.guidance}")
+        if arguments.scale is not None:
+            arguments.overrides.append(f"{GUIDANCE}scale={arguments.scale:g}")
         smallest = measure(arguments)
-    except InputError as error:
-        print(f"truth_score: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"min score {smallest:.2f}")
 
 

@@ -13,7 +13,6 @@ import queue
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from functools import partial
@@ -22,7 +21,10 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from common.checks import require_range
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
+from common.files import atomic_write
 from scene.cameras import turntable
 from scene.export import to_file_axes
 
@@ -173,20 +175,21 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="GLB files")
-    parser.add_argument("--three", type=Path, required=True, help="three.js' folder, node_modules/three")
+    parser = OneLineArguments(
+        prog="view_glb", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=a_path, help="GLB files")
+    parser.add_argument("--three", type=a_path, required=True, help="three.js' folder, node_modules/three")
     parser.add_argument("--browser", default="chromium", help="Chromium's command (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="pixels of a view's side (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("view.png"), help="picture to write (default: %(default)s)")
-    options = parser.parse_args(args)
-    try:
+    parser.add_argument("--out", type=a_path, default=Path("view.png"), help="picture to write (default: %(default)s)")
+    with one_line("view_glb"):
+        options = parser.parse_args(args)
+        require_range("--size", options.size, 1, 4096)
+        require_place("--out", options.out.parent)
         picture = draw(options.files, options.three, options.browser, options.size)
-    except InputError as error:
-        print(f"view_glb: {error}", file=sys.stderr)
-        sys.exit(2)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(picture)
+        with atomic_write(options.out) as part:
+            part.write_bytes(picture)
     print(options.out)
 
 

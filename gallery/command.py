@@ -12,10 +12,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
 from gallery import table
 from gallery.compare import write_compare_page
-from gallery.one_line import one_line
 from gallery.page import write_run_page
 from gallery.runs import find_runs, read_run
 from lightning_modules import dream as stages
@@ -27,15 +27,20 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(
+    parser = OneLineArguments(
         prog="vsd gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs, or folders of runs")
+    parser.add_argument("folders", nargs="+", type=a_path, metavar="FOLDER", help="runs, or folders of runs")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where the comparison goes (default: the folder that holds all runs)"
+        "--out",
+        type=a_path,
+        metavar="FOLDER",
+        help="where the comparison goes (default: the folder of all runs)",
     )
-    options = parser.parse_args(args)
     with one_line("vsd gallery"):
+        options = parser.parse_args(args)
+        if options.out is not None:
+            require_place("--out", options.out)
         for page in write(options.folders, options.out):
             print(os.path.relpath(page))
 

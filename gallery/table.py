@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gallery.one_line import one_line
+from common.command_line import OneLineArguments, a_path, one_line
 from gallery.runs import Part, Run, find_runs, read_run
 from lightning_modules.run.folder import LAST
 
@@ -108,13 +108,13 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments of the command, None for the program's.
     """
-    parser = argparse.ArgumentParser(
+    parser = OneLineArguments(
         prog="vsd runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
+    parser.add_argument("folder", nargs="?", type=a_path, default=Path("runs"), metavar="FOLDER", help="default: runs")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    options = parser.parse_args(args)
     with one_line("vsd runs"):
+        options = parser.parse_args(args)
         runs = [read_run(folder) for folder in find_runs([options.folder])]
         rows = [row_of(run, part) for run in runs for part in run.parts]
         print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else "\n".join(lines(rows)))

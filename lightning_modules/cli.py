@@ -6,6 +6,7 @@ A stage's run lies in a run folder (see lightning_modules.run.folder); other mod
 import logging
 import os
 import pydoc
+import re
 import sys
 import time
 import warnings
@@ -192,8 +193,10 @@ class Command(LightningCLI):
     def _trainer(self, **more: Any) -> pl.Trainer:
         try:
             return super().instantiate_trainer(**more)
-        except (TypeError, ValueError) as error:  # of an option of trainer that Lightning does not know
-            raise InputError(f"trainer: {error}") from error
+        except (TypeError, ValueError, MisconfigurationException) as error:  # of an option that Lightning refuses
+            named = [name for name in vars(self.config_init[self.subcommand].trainer) if f"`{name}`" in str(error)]
+            named += ["accelerator"] if "backend" in str(error) else []
+            raise InputError(f"{'.'.join(['trainer', *named[:1]])}: {error}") from error
 
     def fit(self, **arguments: Any) -> None:
         """Trainer.fit, which Ctrl-C and SIGTERM stop after the step, with a checkpoint.
@@ -289,8 +292,12 @@ def fault(error: BaseException) -> str | None:
     """
     cause: BaseException | None = error
     while cause is not None:  # jsonargparse wraps what a constructor raises in a ValueError of its own
-        ours = isinstance(cause, InputError | MisconfigurationException | OmegaConfBaseException)
-        if ours or type(cause).__module__.startswith("wandb.errors"):
+        if isinstance(cause, OmegaConfBaseException):
+            key = re.sub(r"init_args\.|\[\d+\]|^(fit|validate|test|predict)\.", "", cause.full_key or "")
+            return f"{key or 'configuration'}: {str(cause).splitlines()[0]}"
+        if isinstance(cause, InputError | MisconfigurationException) or type(cause).__module__.startswith(
+            "wandb.errors"
+        ):
             return str(cause)
         cause = cause.__cause__
     # Where it tries several types it keeps nothing but the words.

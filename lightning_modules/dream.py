@@ -10,7 +10,6 @@ Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE; OPTIONS go t
 finished leaves FOLDER/STAGE/finished and is not run again. FOLDER/STAGE/seconds holds how long it took.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -22,11 +21,11 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
 
 import yaml
-from typing_extensions import override
 
+from common.checks import require_range
+from common.command_line import OneLineArguments, a_path
 from common.errors import InputError
 from common.files import atomic_write
 from common.yaml_text import require_plain
@@ -38,6 +37,7 @@ PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "t
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
 MESHES = {"toybox": "toybox/mesh", "sd21": "mesh", "threestudio": "threestudio/texture"}  # files for a given mesh
+LARGEST = 10_000  # particles
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
 CONFIG_FLAGS = ("-c", "--config")
@@ -82,10 +82,8 @@ class Wish:
             raise InputError(f"--preset: '{self.preset}' is not one of {', '.join(PRESETS)}")
         if self.mesh is not None and self.preset not in MESHES:
             raise InputError(f"--mesh: the preset '{self.preset}' textures no given mesh; use {', '.join(MESHES)}")
-        if self.particles < 1:
-            raise InputError(f"--particles: {self.particles}; at least 1 is needed")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed: {self.seed}; it is not in 0 ... {2**32 - 1}")
+        require_range("--particles", self.particles, 1, LARGEST)
+        require_range("--seed", self.seed, 0, 2**32 - 1)
         self.ranks()
 
     @property
@@ -291,32 +289,6 @@ def recorded(folder: Path) -> Wish:
         raise InputError(f"--resume: {file} is damaged; restore it, or start anew") from error
 
 
-class OneLineArguments(argparse.ArgumentParser):
-    """Prints in one line what is wrong with the arguments, without the usage."""
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
-def a_path(text: str) -> Path:
-    """The path that an option names.
-
-    Args:
-        text: Its value.
-
-    Raises:
-        argparse.ArgumentTypeError: It names none.
-    """
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("it is empty or no path; name a folder")
-    try:
-        Path(text).is_dir()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"'{text[:40]}...': {error.strerror}") from error
-    return Path(text)
-
-
 def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     """Parses the command line.
 
@@ -351,6 +323,8 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     if overrides:
         given["overrides"] = overrides
     if options.resume is None:
+        if options.mesh is not None and not options.mesh.is_file():
+            raise InputError(f"--mesh: {options.mesh} is no file; name a GLB, OBJ, PLY or STL file")
         wish = Wish(**{"prompt": "", **given})
         if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
             raise InputError(f"--out: {options.out} is not empty; name a new folder, or --resume a run")

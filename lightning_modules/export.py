@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from common.checks import require_range
+from common.command_line import OneLineArguments, a_path, require_place
 from common.errors import InputError
 from common.files import atomic_write
 from common.pixels import to_uint8
-from lightning_modules.dream import OneLineArguments, a_path
 from lightning_modules.finished import FinishedParticle, FinishedRun, load_finished
 from lightning_modules.texture import LARGEST_TEXTURE
 from scene.cameras import Cameras, Orbit
@@ -175,11 +175,13 @@ def parse(args: list[str] | None) -> argparse.Namespace:
         "--resolution", type=int, default=128, metavar="N", help="cells of a NeRF's surface (default: %(default)s)"
     )
     options = parser.parse_args(args)
-    require_range("--faces", options.faces, 4)
+    require_range("--faces", options.faces, 4, 10**9)
     require_range("--texture", options.texture, 16, LARGEST_TEXTURE)
     require_range("--views", options.views, 0, 10_000)
     require_range("--size", options.size, 1, 8192)
     require_range("--resolution", options.resolution, 3, 512)
+    if options.out is not None:
+        require_place("--out", options.out)
     return options
 
 

@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.pixels import to_uint8
 from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
-from lightning_modules.object_stage import LARGEST_GRID, ObjectStage, require_rates
+from lightning_modules.object_stage import LARGEST_GRID, ObjectStage
 from scene.cameras import Cameras
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
@@ -105,7 +105,7 @@ class GeometryStage(ObjectStage):
         if not 0 < start_fovy < 180:
             raise InputError(f"model.start_fovy: {start_fovy:g} is not inside (0, 180) degrees")
         require_range("model.start_size", start_size, 1, 4096)
-        require_rates(lr=lr)
+        require_range("model.lr", lr, 0)
         self.random_background, self.random_background_from = random_background, random_background_from
         self.plain_background = plain_background
         self.nerf, self.resolution, self.guided, self.losses = nerf, resolution, guided, losses or SurfaceLosses()

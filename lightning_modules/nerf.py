@@ -142,8 +142,9 @@ class NerfStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_background(random_background, eval_background)
-        require_rates(lr_encoding=lr_encoding, lr_network=lr_network, lr_background=lr_background)
+        require_background(random_background, eval_background, random_background_from)
+        rates = {"lr_encoding": lr_encoding, "lr_network": lr_network, "lr_background": lr_background}
+        require_rates(lr_decay, weight_decay=weight_decay, **rates)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
         self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
         self.lr_decay, self.weight_decay = lr_decay, weight_decay

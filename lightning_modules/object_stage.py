@@ -5,11 +5,13 @@ the colours alone that the cameras of the datamodule's predict_dataloader see, p
 predict/particleN.mp4.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from common.checks import require_range
+from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.pixels import to_uint8
 from lightning_modules.run.hardware import require_ffmpeg
@@ -195,31 +197,35 @@ class ObjectStage(Stage):
             save_video(torch.stack(frames), self.run_folder / f"predict/particle{i}.mp4")
 
 
-def require_background(random_background: float, eval_background: float | None) -> None:
+def require_background(random_background: float, eval_background: float | None, random_background_from: int) -> None:
     """Checks the options of what is behind an object.
 
     Args:
         random_background: Probability of a random colour in training.
         eval_background: Grey of pictures, or None.
+        random_background_from: The particle's step from which on random_background holds.
 
     Raises:
-        InputError: One is not in [0, 1].
+        InputError: One is not in [0, 1], or the step is negative.
     """
     require_range("model.random_background", random_background, 0, 1)
     require_range("model.eval_background", eval_background, 0, 1)
+    require_range("model.random_background_from", random_background_from, 0)
 
 
-def require_rates(**rates: float) -> None:
-    """Checks learning rates.
+def require_rates(lr_decay: float, **rates: float) -> None:
+    """Checks what `field_optimizer` takes.
 
     Args:
-        rates: By the names of the options of the model.
+        lr_decay: The option of the model.
+        rates: Learning rates and weight_decay, by the names of the options of the model.
 
     Raises:
-        InputError: One is negative or not finite.
+        InputError: A rate is negative or not finite, or lr_decay is not in (0, 1].
     """
-    for name, value in rates.items():
-        require_range(f"model.{name}", value, 0)
+    require_positive("model.lr_decay", lr_decay)
+    for name, value in (rates | {"lr_decay": lr_decay}).items():
+        require_range(f"model.{name}", value, 0, 1 if name == "lr_decay" else math.inf)
 
 
 def field_optimizer(stage: ObjectStage) -> dict:
@@ -231,14 +237,7 @@ def field_optimizer(stage: ObjectStage) -> dict:
 
     Returns:
         Optimizer and scheduler as Lightning takes them.
-
-    Raises:
-        InputError: lr_decay is not in (0, 1], or weight_decay is negative.
     """
-    if stage.weight_decay < 0:
-        raise InputError(f"model.weight_decay: {stage.weight_decay:g} is negative")
-    if not 0 < stage.lr_decay <= 1:
-        raise InputError(f"model.lr_decay: {stage.lr_decay:g} is not in (0, 1]")
     groups = [
         {"params": module.parameters(), "lr": lr}
         for p in stage.particles

@@ -158,8 +158,9 @@ class TextureStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_background(random_background, eval_background)
-        require_rates(lr_encoding=lr_encoding, lr_network=lr_network, lr_background=lr_background)
+        require_background(random_background, eval_background, random_background_from)
+        rates = {"lr_encoding": lr_encoding, "lr_network": lr_network, "lr_background": lr_background}
+        require_rates(lr_decay, weight_decay=weight_decay, **rates)
         require_range("model.resolution", resolution, 3, LARGEST_GRID)
         require_range("model.texture_size", texture_size, 16, LARGEST_TEXTURE)
         self.nerf, self.geometry, self.resolution, self.inherit = nerf, geometry, resolution, inherit

@@ -5,14 +5,16 @@ With --prior one more row shows samples of that diffusion prior for the same vie
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from common.checks import require_range
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
+from common.files import atomic_write
 from common.pixels import to_uint8
 from scene.cameras import Orbit, turntable
 from toybox.world.captions import EITHER_SIDE, SIDES, VIEWS, caption, parse_prompt
@@ -23,6 +25,8 @@ from vsd.prior import load_pipeline
 
 COLUMNS = 8
 SIZE = 128
+LARGEST = 1000  # rows
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # formats by their endings
 
 
 def cameras_of(view: str | None, seed: int) -> Orbit:
@@ -54,7 +58,7 @@ def samples_of(prior: str, words: list[str], size: int) -> torch.Tensor:
     Returns:
         (B, size, size, 3) in [0, 1].
     """
-    pipeline = load_pipeline(prior)
+    pipeline = load_pipeline(prior, key="--prior")
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     images = pipeline(words, guidance_scale=3.0, num_inference_steps=30, generator=generator, output_type="pt").images
@@ -67,30 +71,32 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArguments(prog="toybox", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt")
     parser.add_argument("--rows", type=int, default=4, help="instances (default: %(default)s)")
     parser.add_argument("--prior", help="also draw samples: 'toybox', the shipped prior, or a folder")
-    parser.add_argument("--out", default="toybox.png", help="picture to write (default: %(default)s)")
-    options = parser.parse_args(args)
-    try:
+    parser.add_argument("--out", type=a_path, default=Path("toybox.png"), help="picture (default: %(default)s)")
+    with one_line("toybox"):
+        options = parser.parse_args(args)
         name, colour, view = parse_prompt(options.prompt)
-        if options.rows < 1:
-            raise InputError(f"--rows: {options.rows}; at least 1 is needed")
+        require_range("--rows", options.rows, 1, LARGEST)
+        require_place("--out", options.out.parent)
+        kind = PICTURES.get(options.out.suffix.lower())
+        if options.out.is_dir() or kind is None:
+            raise InputError(f"--out: {options.out} is no picture; name a file that ends in {', '.join(PICTURES)}")
         sampled = []
         if options.prior:
             words = [view or s.words for s in VIEWS.sectors]
             sampled = [torch.cat(list(samples_of(options.prior, [caption(name, colour, w) for w in words], SIZE)), 1)]
-    except InputError as error:
-        print(f"toybox: {error}", file=sys.stderr)
-        sys.exit(2)
-    rows = []
-    for seed in range(options.rows):
-        made = render(stack([build(name, colour, seed)] * COLUMNS), cameras_of(view, seed), SIZE)
-        rows.append(torch.cat(list(made.over(torch.ones(3))), 1))
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_uint8(torch.cat(rows + sampled)).numpy()).save(options.out)
-    print(options.out)
+        rows = []
+        for seed in range(options.rows):
+            made = render(stack([build(name, colour, seed)] * COLUMNS), cameras_of(view, seed), SIZE)
+            rows.append(torch.cat(list(made.over(torch.ones(3))), 1))
+        with atomic_write(options.out) as part:
+            Image.fromarray(to_uint8(torch.cat(rows + sampled)).numpy()).save(
+                part, PICTURES[options.out.suffix.lower()]
+            )
+        print(options.out)
 
 
 if __name__ == "__main__":

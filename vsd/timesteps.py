@@ -44,14 +44,13 @@ class Timesteps:
     def __post_init__(self):
         for name in ("low", "high", "late_low", "late_high", "switch"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"timesteps.{name}: {getattr(self, name)} is not in [0, 1]")
+                raise InputError(f"guidance.timesteps.{name}: {getattr(self, name)} is not in [0, 1]")
         for low, high in (("low", "high"), ("late_low", "late_high")):
-            if getattr(self, low) > getattr(self, high):
-                raise InputError(
-                    f"timesteps.{low}: {getattr(self, low)} is above timesteps.{high} {getattr(self, high)}"
-                )
+            least, most = getattr(self, low), getattr(self, high)
+            if least > most:
+                raise InputError(f"guidance.timesteps.{low}: {least} is above guidance.timesteps.{high}, {most}")
         if self.steps < 1:
-            raise InputError(f"timesteps.steps: {self.steps}; at least 1 is needed")
+            raise InputError(f"guidance.timesteps.steps: {self.steps}; at least 1 is needed")
 
     def range(self, step: int) -> tuple[float, float]:
         """Ends (low, high) of t / T at a particle's step; past the last step the range stays."""

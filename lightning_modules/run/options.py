@@ -3,8 +3,11 @@
 import errno
 import math
 import os
+import pydoc
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
@@ -12,6 +15,7 @@ from common.checks import require_range
 from common.errors import InputError
 
 LARGEST = 10**9  # of integers
+LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")  # whose classes say None where they take none
 SEEDS = 2**32 - 1  # the largest seed that numpy takes
 
 
@@ -47,7 +51,9 @@ def require_sane(config: Namespace) -> None:
     Raises:
         InputError: One of them is impossible for any key of its kind.
     """
-    for key, value in options({name: part for name, part in vars(config).items() if name != "config"}):
+    given = {name: part for name, part in vars(config).items() if name != "config"}
+    require_values(given)
+    for key, value in options(given):
         if isinstance(value, bool) or value is None:
             continue
         if key.rpartition(".")[2] in ("seed", "seed_everything"):
@@ -69,6 +75,34 @@ def require_sane(config: Namespace) -> None:
     for key, value in paths.items():
         if value == "":
             raise InputError(f"{key}: it is empty; leave it out, or name a path")
+
+
+def require_values(config: Any, kind: Any = None, key: str = "") -> None:
+    """Checks that null stands for no option that needs a value, which jsonargparse lets in.
+
+    Args:
+        config: Of a subcommand, or a part of it.
+        kind: The class that the part builds; None for what its class_path names.
+        key: Of the part.
+
+    Raises:
+        InputError: One has none.
+    """
+    if isinstance(config, list):
+        for part in config:
+            require_values(part, kind, key)
+    values = vars(config) if isinstance(config, Namespace) else config if isinstance(config, dict) else {}
+    if isinstance(values.get("class_path"), str):
+        return require_values(values.get("init_args"), pydoc.locate(values["class_path"]), key)
+    ours = isinstance(kind, type) and kind.__module__.partition(".")[0] not in LIGHTNING
+    hints = get_type_hints(kind.__init__) if ours else {}
+    for name, value in values.items():
+        whole, hint = f"{key}.{name}" if key else name, hints.get(name, Any)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if value is None and hint is not Any and type(None) not in kinds:
+            raise InputError(f"{whole}: null; a value is needed")
+        inner = [part for one in kinds for part in (one, *get_args(one)) if is_dataclass(part)]
+        require_values(value, inner[0] if inner else None, whole)
 
 
 def require_stage_trains(config: Namespace) -> None:

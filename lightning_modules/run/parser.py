@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from common.errors import InputError
 from common.yaml_text import require_plain
-from lightning_modules.run.options import options
 
 MODE = "omegaconf+"  # of jsonargparse: ${key} refers to another option, in another file too
 
@@ -22,60 +21,67 @@ MODE = "omegaconf+"  # of jsonargparse: ${key} refers to another option, in anot
 class OneLineParser(LightningArgumentParser):
     """Prints in one line what is wrong with the arguments, without the usage and the list of tried types."""
 
-    NOISE = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Parser key")
     given: list[str] = []  # the arguments of the command
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        key = [line.strip() for line in message.splitlines() if line.startswith("Parser key")]
-        rest = [line.strip(" -") for line in message.splitlines() if not line.strip(" -").startswith(self.NOISE)]
-        outer, value = (
-            re.search(r'Parser key "([^"]+)"', message),
-            re.search(r"Got value: (.*)|Expected a path but (\S+)", message),
-        )
-        if outer and value:
-            key = [inner_key(outer[1], (value[1] or value[2]).strip(), self.given) + ":"]
+        key, words = fault_in(message)
         files = [value for name, value in zip(self.given, self.given[1:], strict=False) if name in ("-c", "--config")]
         if "arguments are required" in message and files:
-            rest.append(f"(not in {', '.join(files)}; is one of them cut short?)")
-        print(f"vsd: {' '.join([*key, *filter(None, rest)])[:500]}", file=sys.stderr)
+            words += f" (not in {', '.join(files)}; is one of them cut short?)"
+        print(f"vsd: {key and key + ': '}{words}"[:500], file=sys.stderr)
         sys.exit(2)
 
 
-def inner_key(outer: str, value: str, args: list[str]) -> str:
-    """The option that has a value of a wrong type, of which jsonargparse names only what it is a part of.
+# Of the types that were tried and the values that they were tried with.
+NOISE = (
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value type",
+    "Problem with",
+)
+
+
+def fault_in(message: str) -> tuple[str, str]:
+    """Which option jsonargparse complains of, and why.
+
+    It indents what is wrong with a part below the part, and repeats that for each type that it has tried, the one that
+    was meant first.
 
     Args:
-        outer: The key that it names.
-        value: The value.
-        args: Of the command.
+        message: In its words.
 
     Returns:
-        The last option below `outer` that has the value, `outer` where there is none.
+        The whole key, "" where the message names none, and the first complaint of the innermost part.
     """
-    found = outer
-    for option, following in zip(args, [*args[1:], ""], strict=True):
-        name, equals, text = option.partition("=")
-        text = text if equals else following
-        if name in ("-c", "--config"):
-            try:
-                given = yaml.load(Path(text).read_text(encoding="utf-8"), get_yaml_default_loader())
-            except (OSError, ValueError, yaml.YAMLError):
-                continue
-            pairs = [(key, str(leaf)) for key, leaf in options(given)]
-        else:
-            pairs = [(name[2:], leaf) for leaf in (text, *re.split(r"[][{}:, ]+", text)) if name.startswith("--")]
-        for key, leaf in pairs:
-            if key.startswith(outer) and _plain(leaf) == _plain(value):
-                found = key
-    return found
-
-
-def _plain(value: str) -> str:
-    """A value without what YAML and Python write differently."""
-    return re.sub(r"[\s'\"]|(?<![0-9])\.(?=nan|inf)", "", value.lower())
+    keys: list[str] = []
+    words: list[str] = []
+    depth = at = -1
+    for line in message.splitlines():
+        text, indent = line.strip(" -"), len(line) - len(line.lstrip(" -"))
+        if named := re.match('Parser key "([^"]+)"', text):
+            if words or indent <= depth:
+                break
+            keys, depth = [*keys, named[1]], indent
+        elif text and not text.startswith(NOISE) and (not words or indent == at):
+            words, at = [*words, text], indent
+        elif words and text.startswith("Given value:"):
+            words.append(text)
+            break
+    first = words[0] if words else " ".join(message.split())
+    if unknown := re.match("(Option|.* option) '(?P<a>[^']+)'|unrecognized arguments: --(?P<b>[^ =]+)", first):
+        return ".".join(
+            [*keys, unknown["a"] or unknown["b"]]
+        ), "there is no such option; --help names those that there are"
+    if not keys:
+        return "", " ".join(words)
+    alternatives = [word for word in words if word.startswith("Expected")] or [first]
+    value = [word for word in words if word.startswith("Given value:") and "Got value" not in first]
+    return ".".join(keys), " ".join([" or ".join(alternatives), *value])
 
 
 def require_readable(args: list[str]) -> None:

@@ -154,7 +154,7 @@ def test_weight_decay_shrinks_what_has_no_gradient(untrained_prior, tmp_path):
     run.fit(model, cameras())
     name = "particles.0.background.network.0.weight"  # the plain colours hide it; learning rate 0.001
     torch.testing.assert_close(model.state_dict()[name], start.state[name] * (1 - 0.001 * 0.5))
-    with pytest.raises(InputError, match="model.weight_decay: -1 is negative"):
+    with pytest.raises(InputError, match="model.weight_decay: -1; a finite number"):
         trainer(tmp_path, 1, untrained_prior).fit(stage(weight_decay=-1.0), cameras())
 
 

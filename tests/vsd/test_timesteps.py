@@ -35,7 +35,7 @@ def test_samples_are_uniform_in_their_particles_range_and_reproducible():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"low": 0.9, "high": 0.5}, "timesteps.low: 0.9 is above timesteps.high 0.5"),
+        ({"low": 0.9, "high": 0.5}, "timesteps.low: 0.9 is above guidance.timesteps.high, 0.5"),
         ({"late_low": 0.6, "late_high": 0.5}, "timesteps.late_low"),
         ({"high": 1.2}, "timesteps.high: 1.2"),
         ({"switch": -0.1}, "timesteps.switch"),

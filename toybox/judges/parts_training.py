@@ -8,7 +8,6 @@ threshold of a part's evidence is the one at which misses and false alarms on fu
 `python -m toybox.judges.parts_training duck` prints a judge's accuracy on held-out truth.
 """
 
-import argparse
 from dataclasses import dataclass
 from statistics import mean
 
@@ -18,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.cache import cache_folder
+from common.command_line import OneLineArguments, one_line
+from common.errors import InputError
 from toybox.judges.parts import VISIBLE, PartsJudge, pixels_of_parts
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.judges.training import cached_network, start_training
@@ -202,12 +203,13 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
-    parser = argparse.ArgumentParser(description=main.__doc__.splitlines()[0])
+    parser = OneLineArguments(prog="parts_training", description=main.__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="*", metavar="OBJECT", help=f"of {', '.join(OBJECTS)} (default: all)")
-    names = parser.parse_args(args).objects or list(OBJECTS)
-    for name in names:
-        if name not in OBJECTS:
-            parser.error(f"unknown object {name!r}; the toybox has {', '.join(OBJECTS)}")
+    with one_line("parts_training"):
+        names = parser.parse_args(args).objects or list(OBJECTS)
+        for name in names:
+            if name not in OBJECTS:
+                raise InputError(f"OBJECT: unknown object {name[:40]!r}; the toybox has {', '.join(OBJECTS)}")
     print(f"{'object':<12}{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
     for name in names:
         accuracy = held_out_accuracy(parts_judge(name), *incomplete_renders(name, HELD_OUT, held_out=True))

@@ -21,7 +21,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from common.errors import InputError
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.pixels import to_uint8
 from scene.cameras import turntable
 from toybox.judges.views import SECTORS, ViewClassifier, cached_view_classifier, held_out_accuracy
@@ -233,19 +233,21 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path, folder: Path
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArguments(prog="gates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", default=TOYBOX, help="a folder, a hub id, or 'toybox', the shipped prior (default)")
-    parser.add_argument("--out", default="runs/gates", help="folder of toybox_samples.png (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=a_path, default=Path("runs/gates"), help="folder of toybox_samples.png (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer samples, about a minute on one core")
-    options = parser.parse_args(args)
     start = time.time()
-    try:
+    with one_line("gates"):
+        options = parser.parse_args(args)
+        require_place("--out", options.out)
         folder = toybox_folder() if options.prior == TOYBOX else Path(options.prior)
         sizes = QUICK if options.quick else Sizes()
-        missed = run(load_pipeline(options.prior), sizes, Path(options.out), folder if folder.is_dir() else None)
-    except InputError as error:
-        print(f"gates: {error}", file=sys.stderr)
-        sys.exit(2)
+        missed = run(
+            load_pipeline(options.prior, key="--prior"), sizes, options.out, folder if folder.is_dir() else None
+        )
     print(f"{len(missed)} figures fall short; {time.time() - start:.0f} s; {options.out}/toybox_samples.png")
     sys.exit(1 if missed else 0)
 

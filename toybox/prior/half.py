@@ -1,13 +1,11 @@
 """The half-precision copy of a prior, which the project ships: `python -m toybox.prior.half FOLDER OUT`."""
 
-import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from common.errors import InputError
+from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.files import SUMS, write_checksums
 from vsd.prior import load_pipeline
 
@@ -39,15 +37,13 @@ def save_half(folder: str | Path, out: str | Path) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="of the prior in single precision, such as runs/prior")
-    parser.add_argument("out", help="folder of the copy")
-    options = parser.parse_args(args)
-    try:
+    parser = OneLineArguments(prog="half", description=__doc__)
+    parser.add_argument("folder", type=a_path, help="of the prior in single precision, such as runs/prior")
+    parser.add_argument("out", type=a_path, help="folder of the copy")
+    with one_line("half"):
+        options = parser.parse_args(args)
+        require_place("out", options.out)
         save_half(options.folder, options.out)
-    except InputError as error:
-        print(f"half: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":
