@@ -41,6 +41,9 @@ class FieldSettings:
         interpolation: Inside the hash grid's cells: "linear" or "smoothstep".
         padded: Whether the hash grid has the vertices beyond the last, see scene.hashgrid.HashGrid.
         density_noise: Standard deviation of the noise on the density before its activation, in training, >= 0.
+        chunk: Rays that are rendered at once, >= 1, as many as a view of 128 pixels for 16384; their backward computes
+            the field's activations anew, so that memory holds those of one chunk. The gradient is the same up to
+            rounding. null for all rays at once, without recomputation.
 
     Raises:
         InputError: A value is out of its range.
@@ -59,6 +62,7 @@ class FieldSettings:
     interpolation: Interpolation = "linear"
     padded: bool = False
     density_noise: float = 0.0
+    chunk: int | None = None
 
     def __post_init__(self):
         for name in ("bound", "radius"):
@@ -70,6 +74,7 @@ class FieldSettings:
             ("max_samples", 1, 2**30),
             ("finest", 16, 2**20),
             ("density_noise", 0, math.inf),
+            ("chunk", 1, 2**30),
         ):
             require_range(f"model.field.{name}", getattr(self, name), least, most)
 
@@ -92,7 +97,11 @@ class NerfParticle(nn.Module):
         )
         self.background = Background()
         self.renderer = VolumeRenderer(
-            settings.bound, settings.occupancy, settings.samples, max_samples=settings.max_samples
+            settings.bound,
+            settings.occupancy,
+            settings.samples,
+            max_samples=settings.max_samples,
+            chunk=settings.chunk,
         )
 
 
@@ -182,16 +191,15 @@ class NerfStage(ObjectStage):
             The render of all R = B S^2 rays, and their directions (R, 3).
         """
         origins, directions = cameras.rays()  # (R, 3)
-        jitter, field, deviation = None, particle.field, self.field_settings.density_noise
+        jitter, noise, deviation = None, None, self.field_settings.density_noise
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=self.device)
         if generator is not None and deviation:
 
-            def field(points: Tensor) -> tuple[Tensor, Tensor]:
-                noise = torch.randn(len(points), generator=generator, device=self.device)
-                return particle.field(points, deviation * noise)
+            def noise(count: int) -> Tensor:
+                return deviation * torch.randn(count, generator=generator, device=self.device)
 
-        return particle.renderer(field, origins, directions, jitter, normals), directions
+        return particle.renderer(particle.field, origins, directions, jitter, normals, noise), directions
 
     @override
     def training_step(self, batch: Cameras, _: int) -> Tensor:

@@ -53,7 +53,7 @@ def render_mesh(
     camera_to_world, fovy = camera_to_world.to(mesh.vertices), fovy.to(mesh.vertices)
     visibility = visibility or RayCaster(mesh.vertices, mesh.faces)
     fragments = rasterize(mesh.vertices, mesh.faces, camera_to_world, fovy, size, visibility)
-    if not (fragments.face >= 0).any():
+    if len(fragments.hit) == 0:
         # Zeros with a graph: a step without a view of the object is a step without a gradient, not an error.
         graph = mesh.vertices.sum() + colour(mesh.vertices.new_zeros(1, 3)).sum()
         nothing = mesh.vertices.new_zeros(*fragments.face.shape, 7) + 0 * graph
@@ -76,7 +76,7 @@ def shade(fragments: Fragments, mesh: Mesh, colour: Callable[[Tensor], Tensor]) 
     Returns:
         (B, S, S, 3), zero where nothing is seen.
     """
-    hit = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (N,)
+    hit = fragments.hit  # (N,)
     points = interpolate(fragments, mesh.faces, mesh.vertices).view(-1, 3).index_select(0, hit)  # (N, 3)
     image = points.new_zeros(fragments.face.numel(), 3).index_copy(0, hit, colour(points).to(points))
     return image.view(*fragments.face.shape, 3)

@@ -23,12 +23,14 @@ class Fragments:
         barycentric: (B, H, W, 3), weights of the face's vertices, differentiable in the vertices.
         depth: (B, H, W), differentiable in the vertices.
         directions: (B, H, W, 3), unit vectors of the pixels' rays.
+        hit: (N,) long, flat indices of the pixels that see a face: to find them, the host waits for the device.
     """
 
     face: Tensor
     barycentric: Tensor
     depth: Tensor
     directions: Tensor
+    hit: Tensor
 
     @property
     def mask(self) -> Tensor:
@@ -82,7 +84,7 @@ def visible_fragments(face: Tensor, vertices: Tensor, faces: Tensor, origins: Te
     barycentric = vertices.new_zeros(face.numel(), 3).index_copy(0, hit, weights)
     depth = vertices.new_zeros(face.numel()).index_copy(0, hit, distance)
     shape = (*face.shape, 3)
-    return Fragments(face, barycentric.view(shape), depth.view(face.shape), directions.view(shape))
+    return Fragments(face, barycentric.view(shape), depth.view(face.shape), directions.view(shape), hit)
 
 
 def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tens
     Returns:
         (B, H, W, C), zero where nothing is seen.
     """
-    hit = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (N,)
+    hit = fragments.hit  # (N,)
     seen = faces.index_select(0, fragments.face.flatten()[hit])  # (N, 3)
     corners = attributes.index_select(0, seen.flatten()).view(-1, 3, attributes.shape[1])  # (N, 3, C)
     values = torch.einsum("nk,nkc->nc", fragments.barycentric.view(-1, 3).index_select(0, hit), corners)

@@ -77,9 +77,7 @@ def silhouettes(
         The crossings, along rows first, then along columns; their positions are differentiable in the vertices.
     """
     outline = _outline(mesh, camera_to_world.to(mesh.vertices), fovy.to(mesh.vertices), size)
-    visibility = visibility or RayCaster(mesh.vertices, mesh.faces)
-    parts = [_crossings(outline, axis, size, visibility) for axis in (0, 1)]
-    return Crossings(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return _crossings(outline, len(fovy), size, visibility or RayCaster(mesh.vertices, mesh.faces))
 
 
 def antialias(images: Tensor, crossings: Crossings) -> Tensor:
@@ -120,41 +118,47 @@ def _outline(mesh: Mesh, camera_to_world: Tensor, fovy: Tensor, size: int) -> _O
     return _Outline(image, camera_to_world[image], fovy[image], points.view(-1, 4, 2), depth.detach().view(-1, 4))
 
 
-def _crossings(outline: _Outline, axis: int, size: int, visibility: Visibility) -> tuple[Tensor, ...]:
-    """The fields of Crossings for lines of pixel centres along rows (axis 0) or columns (axis 1).
+def _crossings(outline: _Outline, images: int, size: int, visibility: Visibility) -> Crossings:
+    """The crossings with lines of pixel centres along rows, and along columns, in `images` images.
 
-    Lines are counted along `axis`, pixels on a line along the other one.
+    Both are found at once, since the host waits for every number of something: an edge n of N meets rows as n and
+    columns as N + n, with its coordinates swapped. Coordinate 0 counts the lines, 1 the pixels on a line.
     """
-    edge, line = _lines(outline.points[:, :2, axis].detach(), size)  # (K,) of the K pairs of an edge and a line
-    points = outline.points.index_select(0, edge)  # (K, 4, 2)
-    a, b = points[:, :2, axis].unbind(1)  # (K,) across the lines, of both ends
-    p, q = points[:, :2, 1 - axis].unbind(1)  # (K,) along the lines
+    points = torch.cat([outline.points, outline.points.flip(-1)])  # (2 N, 4, 2)
+    edge, line = _lines(points[:, :2, 0].detach(), size)  # (K,) of the K pairs of an edge and a line
+    points = points.index_select(0, edge)  # (K, 4, 2)
+    a, b = points[:, :2, 0].unbind(1)  # (K,) across the lines, of both ends
+    p, q = points[:, :2, 1].unbind(1)  # (K,) along the lines
     slope = (q - p) / (b - a)
     at = p + (line + 0.5 - a) * slope  # (K,) where the edge meets the line
     with torch.no_grad():
+        column, edge = edge >= len(outline.image), edge % max(len(outline.image), 1)  # (K,)
         # 1: the surface ends at the crossing, -1: it begins there. One of the two faces may have no area, both do not.
-        beside = p[:, None] + (points[:, 2:, axis] - a[:, None]) * slope[:, None] - points[:, 2:, 1 - axis]  # (K, 2)
+        beside = p[:, None] + (points[:, 2:, 0] - a[:, None]) * slope[:, None] - points[:, 2:, 1]  # (K, 2)
         side = torch.sign(beside.sum(1))
         part = (line + 0.5 - a) / (b - a)
         depth = 1 / torch.lerp(*(1 / outline.depth[edge, :2]).unbind(1), part)
         outside = torch.stack([line + 0.5, at + OUTSIDE * side], -1)  # (K, 2)
-        jump = _jump(outline, edge, outside.flip(-1) if axis else outside, depth, size, visibility)
+        outside = torch.where(column[:, None], outside.flip(-1), outside)
+        jump = _jump(outline, edge, outside, depth, size, visibility)
         pixel = (at - 0.5).floor()
         kept = ((jump > 0) & (pixel >= 0) & (pixel < size - 1)).nonzero()[:, 0]  # (M,)
-        pixel, line, side, jump = pixel[kept].long(), line[kept].long(), side[kept], jump[kept]
-        step, stride = (size, 1) if axis else (1, size)
-        first = outline.image[edge[kept]] * size**2 + line * stride + pixel * step
-        first, pair = torch.unique(first, return_inverse=True)  # (P,), and the pair (M,) of each crossing
+        pixel, line, side, jump, column = pixel[kept].long(), line[kept].long(), side[kept], jump[kept], column[kept]
+        where = torch.where(column, pixel * size + line, line * size + pixel)  # (M,) in an image
+        # The pairs of all pixels have a place, those along rows first: finding the ones in use is one wait more.
+        pixels = images * size**2
+        pair, pairs = column * pixels + outline.image[edge[kept]] * size**2 + where, 2 * pixels
         # A fold just inside of an outline shows between the centres only: the pixels differ by the larger jump.
-        largest = jump.new_zeros(len(first)).scatter_reduce(0, pair, jump, "amax")
+        largest = jump.new_zeros(pairs).scatter_reduce(0, pair, jump, "amax")
         counts = (jump >= largest[pair] / 2).to(slope)
-        weight = _sums(counts / (1 + slope[kept] ** 2), pair, len(first)) / _sums(counts, pair, len(first))
-        balance = _sums(counts * side, pair, len(first))
+        above, below = _sums(counts / (1 + slope[kept] ** 2), pair, pairs), _sums(counts, pair, pairs)
+        balance = _sums(counts * side, pair, pairs)
     # An outline may go out, in and out again between two centres: signed positions add up.
-    position = _sums(counts * side * (at[kept] - 0.5 - pixel), pair, len(first))
-    balanced = (balance != 0).nonzero()[:, 0]
-    first, position = first[balanced], position[balanced] / balance[balanced]
-    return first, first + step, position.clamp(0, 1), weight[balanced]
+    position = _sums(counts * side * (at[kept] - 0.5 - pixel), pair, pairs)
+    balanced = (balance != 0).nonzero()[:, 0]  # (P,)
+    position = position[balanced] / balance[balanced]
+    first, step = balanced % max(pixels, 1), torch.where(balanced < pixels, 1, size)
+    return Crossings(first, first + step, position.clamp(0, 1), above[balanced] / below[balanced])
 
 
 def _lines(ends: Tensor, size: int) -> tuple[Tensor, Tensor]:

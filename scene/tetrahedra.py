@@ -123,10 +123,11 @@ def crossed_edges(inside: Tensor, tetrahedra: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Grid edges (E, 2) that the surface crosses, inside vertex first, and the triangles (F, 3) between them.
     """
-    bits = torch.tensor([1, 2, 4, 8], device=inside.device)
+    bits = 2 ** torch.arange(4, device=inside.device)
     code = (inside[tetrahedra] * bits).sum(-1)  # (T,)
-    crossed = (code > 0) & (code < 15)
-    tetrahedra, local = tetrahedra[crossed], TRIANGLES.to(inside.device)[code[crossed]]  # local (T, 2, 3, 2)
+    crossed = ((code > 0) & (code < 15)).nonzero()[:, 0]  # once: every use of a mask waits for the device
+    table = TRIANGLES.to(inside.device, non_blocking=True)
+    tetrahedra, local = tetrahedra[crossed], table[code[crossed]]  # local (T, 2, 3, 2)
     which, second = (local[:, :, 0, 0] >= 0).nonzero(as_tuple=True)  # (F,) each
     ends = tetrahedra[which].gather(1, local[which, second].flatten(1)).view(-1, 3, 2)  # (F, 3, 2)
     count = len(inside)

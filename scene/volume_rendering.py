@@ -4,10 +4,12 @@ R rays, N samples. Marching and compositing are torch's on any device (`scene.ma
 the reference, and nerfacc's kernels on CUDA where they can be compiled (`scene.nerfacc_kernels`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scene import compositing, marching, nerfacc_kernels
 from scene.nerfacc_kernels import missing_kernels
@@ -55,6 +57,8 @@ class VolumeRenderer(nn.Module):
         samples: Lattice intervals along the cube's diagonal.
         max_samples: Most samples of a whole call, beyond which the lattice gets coarser: fog costs detail, not memory.
         threshold: A cell counts as occupied above this opacity of one step.
+        chunk: Rays that are rendered at once; their backward computes the field's activations anew, chunk by chunk, so
+            that memory holds those of one chunk. None for all rays at once, without recomputation.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class VolumeRenderer(nn.Module):
         samples: int = 64,
         max_samples: int = 2**20,
         threshold: float = 0.01,
+        chunk: int | None = None,
     ):
         super().__init__()
+        self.chunk = chunk
         self.bound, self.samples, self.max_samples, self.threshold = bound, samples, max_samples, threshold
         self.step = 2 * bound * 3**0.5 / samples
         self.occupancy = OccupancyGrid(bound, resolution)
@@ -100,13 +106,27 @@ class VolumeRenderer(nn.Module):
         Returns:
             Rays (N,) and interval starts (N,), ray by ray from near to far, and the step, a distance.
         """
-        step = self.step
+        parts, step = self._march(origins, directions, jitter)
+        rays = [ray + k * self._rays_at_once(len(origins)) for k, (ray, _) in enumerate(parts)]
+        return torch.cat(rays), torch.cat([start for _, start in parts]), step
+
+    def _rays_at_once(self, count: int) -> int:
+        return self.chunk or max(count, 1)
+
+    def _march(
+        self, origins: Tensor, directions: Tensor, jitter: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor]], float]:
+        """The samples of every chunk, with the rays' numbers in it, and the step."""
+        step, size = self.step, self._rays_at_once(len(origins))
         backend = nerfacc_kernels if origins.is_cuda and not missing_kernels() else marching
+        rays = origins.split(size), directions.split(size)
+        shifts = [None] * len(rays[0]) if jitter is None else jitter.split(size)
         while True:
-            ray, start = backend.march(origins, directions, jitter, step, self.occupancy)
-            if len(ray) <= self.max_samples:
-                return ray, start, step
-            step *= 1.25 * max(1.0, len(ray) / self.max_samples)
+            parts = [backend.march(*given, step, self.occupancy) for given in zip(*rays, shifts, strict=True)]
+            count = sum(len(ray) for ray, _ in parts)
+            if count <= self.max_samples:
+                return parts, step
+            step *= 1.25 * max(1.0, count / self.max_samples)
 
     def forward(
         self,
@@ -115,6 +135,7 @@ class VolumeRenderer(nn.Module):
         directions: Tensor,
         jitter: Tensor | None = None,
         normals: bool = False,
+        noise: Callable[[int], Tensor] | None = None,
     ) -> VolumeRender:
         """Renders rays.
 
@@ -124,21 +145,53 @@ class VolumeRenderer(nn.Module):
             directions: (R, 3), unit length.
             jitter: (R,) in [0, 1), shifts each ray's lattice by a part of the step.
             normals: Render the field's normals too, for pictures.
+            noise: Draws what is added to the densities (N,) of all samples before their activation, once, so that what
+                is computed anew has the same; None for nothing.
 
         Returns:
             The render, differentiable in the field's parameters.
         """
-        count = len(origins)
-        ray, start, step = self.march(origins, directions, jitter)
-        middle = start + step / 2
-        points = origins[ray] + middle[:, None] * directions[ray]  # (N, 3)
-        density, albedo = field(points)  # (N,), (N, 3)
-        backend = nerfacc_kernels if density.is_cuda and not missing_kernels() else compositing
-        weights = backend.composite(density, ray, step, count)  # (N,)
-        columns = [weights[:, None] * albedo, weights[:, None], (weights * middle)[:, None]]
-        if normals:
-            columns.append(weights[:, None] * field.normals(points))
-        values = torch.cat(columns, 1)  # (N, 5 or 8)
-        out = values.new_zeros(count, values.shape[1]).index_add(0, ray, values)  # (R, 5 or 8)
+        size = self._rays_at_once(len(origins))
+        parts, step = self._march(origins, directions, jitter)
+        counts = [len(ray) for ray, _ in parts]
+        noises = [None] * len(parts) if noise is None else noise(sum(counts)).split(counts)
+        values, weights, rays, distances = [], [], [], []
+        for k, ((ray, start), some) in enumerate(zip(parts, noises, strict=True)):
+            chunk, middle = slice(k * size, (k + 1) * size), start + step / 2
+            given = field, origins[chunk], directions[chunk], ray, middle, step, normals, some
+            if len(parts) > 1 and torch.is_grad_enabled():
+                # Nothing is drawn inside, so that there is no state of random numbers to keep.
+                seen = checkpoint(_see, *given, use_reentrant=False, preserve_rng_state=False)
+            else:
+                seen = _see(*given)
+            values.append(seen[0])
+            weights.append(seen[1])
+            rays.append(ray + k * size)
+            distances.append(middle)
+        out = torch.cat(values)  # (R, 5 or 8)
         normal = out[:, 5:] if normals else None
-        return VolumeRender(out[:, :3], out[:, 3:4], out[:, 4:5], normal, weights, ray, middle)
+        return VolumeRender(
+            out[:, :3], out[:, 3:4], out[:, 4:5], normal, torch.cat(weights), torch.cat(rays), torch.cat(distances)
+        )
+
+
+def _see(
+    field: RadianceField,
+    origins: Tensor,
+    directions: Tensor,
+    ray: Tensor,
+    middle: Tensor,
+    step: float,
+    normals: bool,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Colour, opacity, depth and perhaps normal of R rays, (R, 5 or 8), and the weights of their samples (N,)."""
+    points = origins[ray] + middle[:, None] * directions[ray]  # (N, 3)
+    density, albedo = field(points) if noise is None else field(points, noise)  # (N,), (N, 3)
+    backend = nerfacc_kernels if density.is_cuda and not missing_kernels() else compositing
+    weights = backend.composite(density, ray, step, len(origins))  # (N,)
+    columns = [weights[:, None] * albedo, weights[:, None], (weights * middle)[:, None]]
+    if normals:
+        columns.append(weights[:, None] * field.normals(points))
+    values = torch.cat(columns, 1)  # (N, 5 or 8)
+    return values.new_zeros(len(origins), values.shape[1]).index_add(0, ray, values), weights

@@ -19,6 +19,7 @@ from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.randomness import generator
 from common.ranks import average
+from vsd.compiling import compile_unets
 from vsd.embeddings import embed, free_text_encoders
 from vsd.gradients import Reduction, Weight
 from vsd.health import SURE
@@ -154,8 +155,7 @@ class VSDGuidance(pl.Callback):
                 f"trainer.callbacks: two guidances of kind {self.kind} for '{self.prompts.prompt}'; give one of them a "
                 "name (init_args.name)"
             )
-        layout = {"checkpointing": self.savings.checkpointing, "channels_last": self.savings.channels_last}
-        prior = DiffusionPrior.load(self.model, trainer.strategy.root_device, self.dtype, **layout)
+        prior = DiffusionPrior.load(self.model, trainer.strategy.root_device, self.dtype, **self.savings.of_prior)
         if self.savings.encoder is not None:
             prior.encoder = load_encoder(self.savings.encoder, prior)
         self.prepare(prior, trainer.global_rank, average if trainer.world_size > 1 else None)
@@ -179,6 +179,8 @@ class VSDGuidance(pl.Callback):
         if self.kind in ("vsd", "esd"):
             network = self._build_phi(prior)
             self.trainer = ScoreTrainer(network, self.score, self.seed, rank, average)
+        if self.savings.compile:
+            compile_unets(prior, network, self.table.plain, self._plain)
         self.core = ScoreDistillation(prior, network, **self.options)
 
     def _build_phi(self, prior: DiffusionPrior) -> ScoreNetwork:

@@ -7,6 +7,7 @@ Images are (B, 3, H, W) in [-1, 1], latents x_0 are scaled to about unit varianc
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import require_checksums
+from vsd import encoding
 from vsd.prior_files import require_finite_weights, require_readable, require_whole
 from vsd.schedule import add_noise, eps_of_v
 
@@ -163,9 +165,11 @@ class DiffusionPrior:
             AutoencoderTiny of the same latents; None for the pipeline's.
         checkpointing: Whether encoding keeps few activations, which its backward computes anew.
         channels_last: Whether the weights of convolutions lie channels last in memory.
+        slicing: Whether views are encoded one after the other, see vsd.encoding.
 
     Attributes:
         unet: The UNet.
+        network: What a pass calls: the UNet, or its compiled form.
         vae: The pipeline's autoencoder, which decodes.
         encoder: What encodes.
         alphabar: (T,), on the device.
@@ -186,6 +190,7 @@ class DiffusionPrior:
         encoder: nn.Module | None = None,
         checkpointing: bool = False,
         channels_last: bool = False,
+        slicing: bool = False,
     ):
         if dtype not in (torch.float32, torch.bfloat16):
             raise InputError(
@@ -198,10 +203,11 @@ class DiffusionPrior:
         self.is_v = prediction == "v_prediction"
         self.pipeline = pipeline
         self.encoder = pipeline.vae if encoder is None else encoder
-        self.checkpointing, self.channels_last = checkpointing, channels_last
+        self.checkpointing, self.channels_last, self.slicing = checkpointing, channels_last, slicing
         for part in (pipeline.unet, pipeline.vae, self.encoder):
             self.freeze(part)
         self.unet, self.vae = pipeline.unet, pipeline.vae
+        self.network: Callable = pipeline.unet
         self.alphabar = pipeline.scheduler.alphas_cumprod.to(device, torch.float32)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         side = self.unet.config.sample_size
@@ -214,12 +220,10 @@ class DiffusionPrior:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         key: str = "guidance.model",
-        checkpointing: bool = False,
-        channels_last: bool = False,
+        **switches: bool,
     ) -> "DiffusionPrior":
-        """From a folder, a hub id, or "toybox"; see load_pipeline."""
-        pipeline = load_pipeline(model, dtype, key)
-        return cls(pipeline, device, dtype, key, checkpointing=checkpointing, channels_last=channels_last)
+        """From a folder, a hub id, or "toybox"; see load_pipeline; switches: checkpointing, channels_last, slicing."""
+        return cls(load_pipeline(model, dtype, key), device, dtype, key, **switches)
 
     def freeze(self, part: nn.Module) -> None:
         """Puts a network where the prior is, in its dtype and layout, without gradients of its weights."""
@@ -249,12 +253,7 @@ class DiffusionPrior:
             (B, C, H / factor, W / factor), float32.
         """
         encoder = self.vae if full else self.encoder
-        out = encoder.encode(images.to(self.dtype))
-        # AutoencoderKL gives a posterior, AutoencoderTiny latents.
-        if not hasattr(out, "latent_dist"):
-            latents = out.latents
-        else:
-            latents = out.latent_dist.mode() if posterior is None else out.latent_dist.sample(posterior)
+        latents = encoding.encode(encoder, images.to(self.dtype), posterior, self.slicing)
         return latents.float() * encoder.config.scaling_factor
 
     def is_latent(self, images: Tensor) -> bool:
@@ -280,7 +279,7 @@ class DiffusionPrior:
 
     def raw(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the network itself predicts, eps or v: (B, C, H, W), float32, for timesteps t (B,) and B prompts."""
-        return self.unet(
+        return self.network(
             x_t.to(self.dtype), t, encoder_hidden_states=text.states, added_cond_kwargs=self.conditions(text, x_t.shape)
         ).sample.float()
 

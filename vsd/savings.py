@@ -28,17 +28,30 @@ class Savings:
             their backward. It saves memory and costs a forward of each; the gradient is the same.
         channels_last: Whether images and the weights of convolutions lie channels last in memory, which tensor cores
             prefer; the gradient is the same up to rounding.
+        slicing: Whether the views of a batch are encoded one after the other, and anew, one by one, in the backward: of
+            the encoder's activations only those of one view are kept at a time. It costs a forward of the encoder per
+            view, nothing for a batch of one; the gradient is the same up to rounding.
+        compile: Whether torch.compile compiles the UNets, which takes minutes at the start and steps faster
+            afterwards. What is compiled computes a loss and its gradients before the first step, and training does not
+            start where they differ from the plain ones'; the gradient is the same up to rounding.
 
     Raises:
-        InputError: `encoder_until` is below 1, or is given without an encoder.
+        InputError: `encoder_until` is below 1, or is given without an encoder; or `compile` goes with `checkpointing`.
     """
 
     encoder: str | None = None
     encoder_until: int | None = None
     checkpointing: bool = False
     channels_last: bool = False
+    slicing: bool = False
+    compile: bool = False
 
     def __post_init__(self):
+        if self.compile and self.checkpointing:
+            raise InputError(
+                "guidance.savings.compile: not with guidance.savings.checkpointing, which switches phi on again in the "
+                "backward; set one of them only"
+            )
         if self.encoder_until is None:
             return
         if self.encoder is None:
@@ -47,6 +60,11 @@ class Savings:
             raise InputError(
                 f"guidance.savings.encoder_until: {self.encoder_until}; it counts particle steps, at least 1"
             )
+
+    @property
+    def of_prior(self) -> dict[str, bool]:
+        """The switches of a DiffusionPrior."""
+        return {name: getattr(self, name) for name in ("checkpointing", "channels_last", "slicing")}
 
     def full_encoder(self, steps: Tensor) -> bool:
         """Whether renders of particles that have made `steps` (B,), on the CPU, need the prior's own autoencoder."""
@@ -98,10 +116,13 @@ def out_of_memory(prior: DiffusionPrior, score: ScoreSettings, savings: Savings)
         "guidance.score.model null": score.model is not None,
         "guidance.score.shared_forward false": score.shared_forward,
         "guidance.savings.checkpointing true": not savings.checkpointing,
+        "guidance.savings.slicing true": not savings.slicing,
         "guidance.savings.encoder, a tiny autoencoder": savings.encoder is None,
     }
     left = [name for name, helps in switches.items() if helps]
-    less = ", ".join([*left, "a lower resolution or batch_size in data.milestones"])
+    less = ", ".join(
+        [*left, "model.field.chunk in the NeRF stage", "a lower resolution or batch_size in data.milestones"]
+    )
     return InputError(f"guidance: a step does not fit into the memory of {prior.device}; what takes less: {less}")
 
 

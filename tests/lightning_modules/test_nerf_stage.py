@@ -112,15 +112,32 @@ def test_the_grid_is_that_of_the_settings():
     assert (usual.params.numel(), usual.interpolation, usual.levels[-1].resolution) == (12_599_920, "linear", 4096)
 
 
+def test_a_step_in_chunks_has_the_gradient_of_one_without():
+    """What is drawn is the same, and the backward computes with it again."""
+    gradients = []
+    for chunk in (None, 100):
+        settings = replace(SMALL, density_noise=1.0, chunk=chunk)
+        torch.manual_seed(0)
+        model, particle = stage(field=settings), NerfParticle(settings)
+        views = turntable(2, 10.0, 2.3, 40.0).cameras(16)
+        out, _ = model.render(particle, views, torch.Generator().manual_seed(5))
+        out.rgb.square().sum().backward()
+        gradients.append([p.grad for p in particle.field.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
 def test_training_adds_noise_to_the_density_before_its_activation(monkeypatch):
     settings = replace(SMALL, density_noise=2.0)
     model, particle = stage(field=settings), NerfParticle(settings)
     views, points, seen = turntable(1, 10.0, 2.3, 40.0).cameras(8), torch.zeros(4000, 3), []
     points[:, 0] = torch.linspace(0.3, 0.6, 4000)
-    monkeypatch.setattr(particle.renderer, "forward", lambda field, *_: seen.append(field))
+    monkeypatch.setattr(particle.renderer, "forward", lambda field, *more: seen.append((field, more[-1])))
     model.render(particle, views, torch.Generator().manual_seed(5))
     model.render(particle, views)
-    noisy, calm = (field(points) for field in seen)
+    assert seen[1][1] is None, "pictures have none"
+    noisy, calm = (field(points, noise and noise(4000)) for field, noise in seen)
     assert torch.equal(noisy[1], calm[1]), "the colours have none"
     noise = [density.double().expm1().log() for density in (noisy[0], calm[0])]  # softplus undone
     noise = noise[0] - noise[1]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scene.cameras import pixel_rays, turntable
+from scene.hashgrid import HashGrid
 from scene.marching import enter_cube
 from scene.radiance_field import DenseGrid, RadianceField
 from scene.volume_rendering import VolumeRenderer
@@ -49,6 +50,46 @@ def test_a_wall_of_high_density_is_seen_at_its_distance():
     assert out.opacity.item() == pytest.approx(1, abs=1e-5) and out.depth.item() == pytest.approx(1.5, abs=2e-3)
 
 
+def chunked(encoding, chunk):
+    """A render with jitter and noise, the gradients of a loss of all that it gives, elements kept, and draws."""
+    torch.manual_seed(0)
+    field = RadianceField(encoding()).double()
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    renderer = VolumeRenderer(resolution=8, samples=48, chunk=chunk).double()
+    renderer.update(0, field)
+    origins, directions = (rays.double() for rays in camera_rays(12))
+    draws, kept, generator = [], [], torch.Generator().manual_seed(1)
+
+    def noise(count):
+        draws.append(count)
+        return torch.randn(count, generator=generator, dtype=torch.double)
+
+    jitter = torch.rand(len(origins), generator=generator, dtype=torch.double)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        out = renderer(field, origins, directions, jitter, noise=noise)
+    weights = torch.linspace(0, 1, len(out.weights), dtype=torch.double)
+    loss = out.rgb.square().sum() + (out.opacity * out.depth).sum() + (out.weights * weights * out.distance).sum()
+    loss.backward()
+    return out, [p.grad for p in field.parameters()], sum(kept), draws
+
+
+@pytest.mark.parametrize("encoding", [HashGrid, lambda: DenseGrid((4, 8))])
+def test_chunks_give_the_render_and_the_gradients_of_all_rays_at_once(encoding):
+    """Of 144 rays, the last chunk being smaller; noise is drawn once, though the field is computed twice."""
+    plain, expected, everything, _ = chunked(encoding, None)
+    out, found, kept, draws = chunked(encoding, 25)
+    assert draws == [len(plain.weights)] and len(plain.weights) > 500
+    assert torch.equal(out.ray, plain.ray) and torch.equal(out.distance, plain.distance)
+    for name in ("rgb", "opacity", "depth", "weights"):
+        torch.testing.assert_close(getattr(out, name), getattr(plain, name), rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert kept < 0.1 * everything
+
+
 def test_fog_makes_the_lattice_coarser_and_never_larger():
     origins, directions = camera_rays(32)
     full = VolumeRenderer(samples=128)
@@ -56,6 +97,9 @@ def test_fog_makes_the_lattice_coarser_and_never_larger():
     assert len(full.march(origins, directions)[0]) > 10_000
     ray, _, step = bounded.march(origins, directions)
     assert len(ray) <= 5000 and step > bounded.step
+    bounded.chunk = 100
+    again = bounded.march(origins, directions)
+    assert torch.equal(again[0], ray) and again[2] == step
     thin = bounded(Uniform(0.05), origins, directions).opacity
     torch.testing.assert_close(thin, full(Uniform(0.05), origins, directions).opacity, atol=0.03, rtol=0)
 

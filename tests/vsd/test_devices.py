@@ -20,7 +20,7 @@ SETTINGS = {
     "vsd, shared forward": {"score": ScoreSettings(shared_forward=True)},
     "vsd, two updates": {"score": ScoreSettings(updates=2, v_objective=False), "weight": "dmd", "clamp": 0.1},
     "vsd, warm start": {"score": ScoreSettings(warm_start=10)},
-    "vsd, checkpointing": {"savings": Savings(checkpointing=True, channels_last=True)},
+    "vsd, checkpointing": {"savings": Savings(checkpointing=True, channels_last=True, slicing=True)},
     "vsd, second model": {"score": ScoreSettings(model="second")},
     "sds, rescale": {"kind": "sds", "rescale": 0.5, "dtype": "bfloat16"},
     "sds, latents": {"kind": "sds", "scale": 1.0},
@@ -45,9 +45,8 @@ def on_device(pipelines, **settings):
     """A guidance on the stand-in."""
     first, second = (copy.deepcopy(pipeline) for pipeline in pipelines)
     guidance = VSDGuidance("a red car", Timesteps(10), **settings)
-    savings = {"checkpointing": guidance.savings.checkpointing, "channels_last": guidance.savings.channels_last}
     module.load_score_base = lambda model, prior: DiffusionPrior(second, prior.device, prior.dtype)
-    guidance.prepare(DiffusionPrior(first, "meta", guidance.dtype, **savings))
+    guidance.prepare(DiffusionPrior(first, "meta", guidance.dtype, **guidance.savings.of_prior))
     return guidance
 
 

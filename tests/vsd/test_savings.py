@@ -10,6 +10,7 @@ from benchmarks.untrained_sd import TINY, untrained_stable_diffusion
 from common.errors import InputError
 from vsd import guidance as module
 from vsd.embeddings import encode
+from vsd.encoding import encode as encode_latents
 from vsd.guidance import VSDGuidance
 from vsd.prior import DiffusionPrior
 from vsd.savings import Savings, correlation, load_encoder, smooth_image
@@ -95,6 +96,44 @@ def test_checkpointing_keeps_less():
     assert kept(plain(checkpointing=True), True) < 0.5 * kept(plain(), False)
 
 
+@pytest.mark.parametrize("more", [{}, {"encoder": None}, {"checkpointing": True}])
+def test_slicing_has_the_gradients_of_all_views_at_once(more):
+    """In float64, where what is left is the order of sums."""
+    if "encoder" in more:
+        more = {"encoder": tiny_autoencoder()}
+    found = []
+    for slicing in (True, False):
+        prior = plain(slicing=slicing, **more)
+        images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double().requires_grad_(True)
+        latents = encode_latents(prior.encoder.double(), images, torch.Generator().manual_seed(2), slicing)
+        weights = torch.linspace(-1, 1, latents.numel(), dtype=torch.double).view_as(latents)
+        (latents * weights).sum().backward()
+        found.append((latents.detach(), images.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert theirs.abs().min(0).values.max() > 0
+
+
+def test_slicing_keeps_nothing_of_a_view():
+    sizes = []
+    for slicing in (True, False):
+        prior, kept = plain(slicing=slicing), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            prior.encode(torch.rand(2, 3, 32, 32, requires_grad=True))
+        sizes.append(sum(kept))
+    assert sizes[0] < 0.1 * sizes[1]
+
+
+def test_slicing_of_one_view_computes_nothing_anew():
+    one, images = plain(slicing=True), torch.rand(1, 3, 32, 32, requires_grad=True)
+    passes = []
+    one.encoder.encoder.register_forward_hook(lambda *_: passes.append(0))
+    one.encode(images).sum().backward()
+    assert len(passes) == 1
+    one.encode(images.repeat(2, 1, 1, 1)).sum().backward()
+    assert len(passes) == 1 + 2 * 2
+
+
 def test_channels_last_is_the_same_up_to_rounding():
     prior = plain(channels_last=True)
     assert prior.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
@@ -124,7 +163,7 @@ def test_a_tiny_encoder_serves_the_early_steps_and_the_full_one_the_late(tiny_sd
 def test_the_switches_reach_the_prior_and_phi(tiny_sd, monkeypatch):
     encoder = tiny_autoencoder()
     monkeypatch.setattr(module, "load_encoder", lambda name, prior: prior.freeze(encoder) or {"x": encoder}[name])
-    savings = Savings("x", 5, checkpointing=True, channels_last=True)
+    savings = Savings("x", 5, checkpointing=True, channels_last=True, slicing=True)
     guided = VSDGuidance("a red car", Timesteps(10), str(tiny_sd / "eps"), savings=savings)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     guided.setup(
@@ -133,7 +172,9 @@ def test_the_switches_reach_the_prior_and_phi(tiny_sd, monkeypatch):
         "fit",
     )
     prior = guided.core.prior
-    assert prior.encoder is encoder and prior.channels_last and prior.vae.encoder.gradient_checkpointing
+    assert (
+        prior.encoder is encoder and prior.channels_last and prior.slicing and prior.vae.encoder.gradient_checkpointing
+    )
     assert encoder.encoder.gradient_checkpointing and prior.unet.is_gradient_checkpointing
     assert prior.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -177,6 +218,7 @@ def test_what_is_no_encoder_is_refused(tiny_sd, tmp_path):
     ("savings", "named"),
     [
         ({"encoder_until": 5}, "encoder_until: there is no guidance.savings.encoder"),
+        ({"compile": True, "checkpointing": True}, "savings.compile: not with guidance.savings.checkpointing"),
         ({"encoder": "x", "encoder_until": 0}, "encoder_until: 0; it counts particle steps"),
     ],
 )
@@ -212,6 +254,7 @@ def test_a_step_that_does_not_fit_says_what_takes_less(tiny_sd, monkeypatch, whe
         guided.update_score()
     rest = str(caught.value).removeprefix(named)
     assert "guidance.score.shared_forward false" in rest and "guidance.savings.checkpointing true" in rest
+    assert "guidance.savings.slicing true" in rest and "model.field.chunk" in rest
     assert "guidance.score.model" not in rest and "batch_size" in rest and "\n" not in rest
 
 

@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from typing_extensions import override
 
-from toybox.prior.compiled import compile_checked
+from common.compiled import compile_checked
 from toybox.prior.latents import encode, load_latents
 from toybox.prior.part import ToyboxPart
 from toybox.prior.stable_targets import Pools, posterior_mean, v_of_mean

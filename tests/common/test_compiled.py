@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.compiled import compile_checked
 from common.errors import InputError
-from toybox.prior.compiled import compile_checked
 
 
 class Network(nn.Module):
