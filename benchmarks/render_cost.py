@@ -14,30 +14,33 @@ import torch
 
 from benchmarks.step_cost import GIB, Allocations
 from common.randomness import generator
-from lightning_modules.nerf import FieldSettings, NerfParticle
 from scene.cameras import turntable
+from scene.hashgrid import HashGrid
+from scene.radiance_field import RadianceField
+from scene.volume_rendering import VolumeRenderer
 
 DISTANCE, FOVY = 1.25, 55.0  # the middle of the configuration's ranges
 
 
-def render(settings: FieldSettings, size: int) -> tuple[int, float, float, float]:
+def render(chunk: int | None, size: int) -> tuple[int, float, float, float]:
     """Renders a view and computes its gradient.
 
     Args:
-        settings: Of the particle.
+        chunk: Rays at once, None for all.
         size: Pixels of a side.
 
     Returns:
         Samples; GiB of the most, and of what the graph keeps; seconds.
     """
     torch.manual_seed(0)
-    particle = NerfParticle(settings)
-    particle.renderer.update(0, particle.field)
+    field = RadianceField(HashGrid(per_level_scale=256 ** (1 / 15)))
+    renderer = VolumeRenderer(samples=512, max_samples=2**22 * size**2 // 512**2, chunk=chunk)
+    renderer.update(0, field)
     origins, directions = turntable(1, 15.0, DISTANCE, FOVY).cameras(size).rays()
     jitter = torch.rand(len(origins), generator=generator("cpu", 0))
     start = time.perf_counter()
-    with Allocations([*particle.parameters(), *particle.buffers()]) as counted:
-        out = particle.renderer(particle.field, origins, directions, jitter)
+    with Allocations([*field.parameters(), *renderer.buffers()]) as counted:
+        out = renderer(field, origins, directions, jitter)
         kept = counted.now
         (out.rgb.sum() + out.opacity.sum()).backward()
     return len(out.weights), counted.peak / GIB, kept / GIB, time.perf_counter() - start
@@ -55,9 +58,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     print("| rays at once | samples | most, GiB | kept for the backward, GiB | seconds |\n|---|---|---|---|---|")
     for chunk in options.chunks:
-        count, most, kept, seconds = render(
-            FieldSettings(chunk=chunk or None, max_samples=2**22 * options.size**2 // 512**2), options.size
-        )
+        count, most, kept, seconds = render(chunk or None, options.size)
         print(f"| {chunk or 'all'} | {count:,} | {most:.2f} | {kept:.2f} | {seconds:.0f} |", flush=True)
 
 
