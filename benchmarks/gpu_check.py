@@ -156,7 +156,7 @@ def run(part: Part, folder: Path, seconds: float) -> Outcome:
             busy += utilisation()
         late = process.poll() is None
         if late:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: the processes that it has started end too
+            end(process)
         code = process.wait()
     lines = file.read_text(errors="replace").splitlines()
     result = f"stopped after {limit:.0f} s" if late else "passed" if code == 0 else f"failed with {code}"
@@ -164,6 +164,14 @@ def run(part: Part, folder: Path, seconds: float) -> Outcome:
     mean = sum(busy) / len(busy) if busy else None
     tail = "\n".join(lines[-40:]) if part.shown or result != "passed" else ""
     return Outcome(part.name, result, time.monotonic() - start, mean, figures, tail)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kills a process that has a session of its own, and where there are sessions all that it has started."""
+    if hasattr(os, "killpg"):  # Windows has none
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def utilisation() -> list[float]:

@@ -143,18 +143,19 @@ def compare(name: str, pipeline: DiffusionPipeline, options: argparse.Namespace)
     return ratio <= GOAL
 
 
-def count(size: Size) -> None:
+def count(size: Size, views: int) -> None:
     """Prints the operations of the bare passes, and the table of a step with every set of switches.
 
     Args:
         size: Of the networks.
+        views: Of a step in the table.
     """
     with torch.device("meta"):
         pipeline = untrained_stable_diffusion(size)
     counts = [tflop(job) for job in bare_passes(pipeline, 1, "meta", torch.bfloat16)]
     passes = ", ".join(f"{label} {value:.3g}" for label, value in zip(PASSES, counts, strict=True))
     print(f"TFLOP of the passes of a view: {passes}; in all {sum(counts):.3g}\n")
-    print("\n".join(table(size)), flush=True)
+    print("\n".join(table(size, views)), flush=True)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -178,7 +179,7 @@ def main(args: list[str] | None = None) -> None:
     full = options.size == "sd21"
     size = STABLE_DIFFUSION_2 if full else Size()
     if options.flops:
-        return count(size)
+        return count(size, options.batch)
     met = compare("toybox", load_pipeline(), options)
     name = f"Stable Diffusion 2's blocks, {'its own size' if full else 'few channels'}"
     met &= compare(name, untrained_stable_diffusion(size), options)

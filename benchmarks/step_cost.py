@@ -29,15 +29,18 @@ from vsd.score_distillation import Conditions, ScoreDistillation
 from vsd.score_network import ScoreNetwork
 
 GIB = 2**30
-SWITCHES = {  # of a step: shared forward, tiny encoder, checkpointing
-    "plain": (False, False, False),
-    "shared forward": (True, False, False),
-    "tiny encoder": (False, True, False),
-    "shared forward, tiny encoder": (True, True, False),
-    "checkpointing": (False, False, True),
-    "shared forward, checkpointing": (True, False, True),
-    "tiny encoder, checkpointing": (False, True, True),
-    "all": (True, True, True),
+SWITCHES = {  # of a step: shared forward, tiny encoder, checkpointing, slicing
+    "plain": (False, False, False, False),
+    "shared forward": (True, False, False, False),
+    "tiny encoder": (False, True, False, False),
+    "shared forward, tiny encoder": (True, True, False, False),
+    "checkpointing": (False, False, True, False),
+    "shared forward, checkpointing": (True, False, True, False),
+    "tiny encoder, checkpointing": (False, True, True, False),
+    "all": (True, True, True, False),
+    "slicing": (False, False, False, True),
+    "shared forward, tiny encoder, slicing": (True, True, False, True),
+    "all, slicing": (True, True, True, True),
 }
 
 
@@ -81,9 +84,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: An
 
 
 def meta_step(
-    size: Size, dtype: torch.dtype, shared: bool = False, tiny: bool = False, checkpointing: bool = False
+    size: Size,
+    dtype: torch.dtype,
+    shared: bool = False,
+    tiny: bool = False,
+    checkpointing: bool = False,
+    slicing: bool = False,
+    views: int = 1,
 ) -> tuple[Callable[[], None], list[Tensor]]:
-    """A step of one view on the meta device.
+    """A step on the meta device.
 
     Args:
         size: Of the networks.
@@ -91,6 +100,8 @@ def meta_step(
         shared: Whether phi learns from the particle step's forward.
         tiny: Whether an AutoencoderTiny of TAESD's size encodes.
         checkpointing: Whether phi's training pass and the encoder compute activations anew.
+        slicing: Whether views are encoded one after the other, and anew in the backward.
+        views: B, views of a step.
 
     Returns:
         The step, and all weights that it needs: the text encoder and a replaced autoencoder are not among them.
@@ -98,12 +109,12 @@ def meta_step(
     with torch.device("meta"):
         encoder = AutoencoderTiny() if tiny else None
         pipeline = untrained_stable_diffusion(size)
-        prior = DiffusionPrior(pipeline, "meta", dtype, encoder=encoder, checkpointing=checkpointing)
+        prior = DiffusionPrior(pipeline, "meta", dtype, encoder=encoder, checkpointing=checkpointing, slicing=slicing)
         phi = ScoreNetwork(prior, camera=True, checkpointing=checkpointing)
         distillation = ScoreDistillation(prior, phi, shared_forward=shared)
-        text = Text(torch.zeros(1, pipeline.tokenizer.model_max_length, size.text, dtype=dtype))
-        conditions = Conditions(text, text, text, torch.zeros(1, 4, 4))
-        images = torch.zeros(1, 3, prior.image_size, prior.image_size, requires_grad=True)
+        text = Text(torch.zeros(views, pipeline.tokenizer.model_max_length, size.text, dtype=dtype))
+        conditions = Conditions(text, text, text, torch.zeros(views, 4, 4))
+        images = torch.zeros(views, 3, prior.image_size, prior.image_size, requires_grad=True)
 
     def step() -> None:
         distillation.loss(images, conditions).backward()
@@ -135,18 +146,25 @@ def memory(step: Callable[[], None], weights: list[Tensor]) -> tuple[float, floa
     return held / GIB, (held + counted.peak) / GIB
 
 
-def table(size: Size) -> list[str]:
-    """The lines of a Markdown table: operations and memory of a step with each set of switches."""
+def table(size: Size, views: int = 1) -> list[str]:
+    """The lines of a Markdown table: operations and memory of a step with each set of switches.
+
+    Args:
+        size: Of the networks.
+        views: B, views of a step; slicing has an effect from two on.
+    """
     lines = [
         "| step | TFLOP a view | of the plain one | weights, bf16, GiB | most, bf16, GiB | most, fp32, GiB |",
         "|---|---|---|---|---|---|",
     ]
     plain = None
     for name, switches in SWITCHES.items():
-        half, weights = meta_step(size, torch.bfloat16, *switches)
-        count = tflop(half)
+        if views == 1 and switches[-1]:
+            continue
+        half, weights = meta_step(size, torch.bfloat16, *switches, views=views)
+        count = tflop(half) / views
         plain = plain or count
         held, most = memory(half, weights)
-        _, full = memory(*meta_step(size, torch.float32, *switches))
+        _, full = memory(*meta_step(size, torch.float32, *switches, views=views))
         lines.append(f"| {name} | {count:.3g} | {count / plain:.2f} | {held:.2f} | {most:.2f} | {full:.2f} |")
     return lines

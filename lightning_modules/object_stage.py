@@ -14,7 +14,7 @@ from typing_extensions import override
 from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.pixels import to_uint8
-from lightning_modules.run.hardware import require_ffmpeg
+from lightning_modules.run.hardware import require_ffmpeg, require_kernels
 from lightning_modules.run.pictures import contact_sheet, save_picture, save_video
 from lightning_modules.stage import Stage
 from scene import hashgrid, volume_rendering
@@ -57,14 +57,18 @@ class ObjectStage(Stage):
         raise NotImplementedError
 
     def print_backends(self, encoding: str, meshes: bool, padded: bool = False) -> None:
-        """Prints the backends that the stage runs on. All ranks must call it.
+        """Prints the backends that the stage runs on, once the device is known to have them. All ranks must call it.
 
         Args:
             encoding: Of the particles' fields, "hash" or "dense".
             meshes: Whether the stage renders meshes.
             padded: Whether the hash grids are padded.
+
+        Raises:
+            InputError: The device cannot do what the stage computes.
         """
         device = self.trainer.strategy.root_device
+        require_kernels(device, meshes, encoding == "hash")
         if self.trainer.is_global_zero:
             grid = hashgrid.backend(device, padded) if encoding == "hash" else "torch"
             marching = volume_rendering.backend(device)

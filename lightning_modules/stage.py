@@ -16,6 +16,7 @@ from lightning_modules.broken_gradients import CHECK_EVERY, BrokenGradients
 from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
+from lightning_modules.run.hardware import untested
 from lightning_modules.run.loggers import MetricsFile, show_mesh, show_picture, show_video
 from lightning_modules.run.pictures import save_picture
 from vsd.guidance import VSDGuidance
@@ -87,6 +88,8 @@ class Stage(pl.LightningModule):
 
     @override
     def on_fit_start(self) -> None:
+        if line := untested(self.device):
+            self.print_rank_zero(line)
         self.warn_of_cut_schedule()
 
     def warn_of_cut_schedule(self) -> None:

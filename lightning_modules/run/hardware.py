@@ -35,6 +35,46 @@ def require_device(config: Namespace) -> None:
             )
 
 
+def _unknown(device: torch.device) -> str:
+    """The name of a kind of device on which nothing has been run yet, empty for the others."""
+    if device.type == "mps":
+        return "mps (Apple)"
+    return "ROCm (AMD)" if device.type == "cuda" and torch.version.hip else ""
+
+
+def untested(device: torch.device) -> str:
+    """A line about a device of a kind on which nothing has been run yet, empty for the others.
+
+    Args:
+        device: Of a run.
+    """
+    kind = _unknown(device)
+    return f"warning: trainer.accelerator: on {kind} nothing has been run yet; see docs/cluster.md" if kind else ""
+
+
+def require_kernels(device: torch.device, meshes: bool, hashed: bool) -> None:
+    """Checks that a device can do what a stage computes.
+
+    Args:
+        device: Of the run.
+        meshes: Whether the stage renders meshes.
+        hashed: Whether its fields have hash grids.
+
+    Raises:
+        InputError: It cannot; the message names what can.
+    """
+    kind = _unknown(device)
+    if meshes and kind:
+        raise InputError(
+            f"trainer.accelerator: rays meet meshes by warp, which knows CPUs and NVIDIA's GPUs, not {kind}; run the "
+            "geometry and texture stages with --trainer.accelerator cpu"
+        )
+    if hashed and device.type == "mps":
+        raise InputError(
+            "model.field.encoding: a hash grid needs float64, which mps lacks; use dense, or --trainer.accelerator cpu"
+        )
+
+
 def is_large(model: str) -> bool:
     """Whether a prior is one of Stable Diffusion's size.
 

@@ -40,6 +40,11 @@ def test_a_part_that_fails_or_hangs_does_not_end_the_others(tmp_path):
     assert written.count("- 3 steps/s") == 2 and written.count("noise") == 1, "the output of d alone is shown"
 
 
+def test_a_part_that_hangs_ends_where_there_are_no_sessions(tmp_path, monkeypatch):
+    monkeypatch.delattr(gpu_check.os, "killpg")  # as on Windows
+    assert check([part("a", "import time; time.sleep(600)", 1.0)], tmp_path, "")[0].result == "stopped after 1 s"
+
+
 def alive(process: int) -> bool:
     try:
         with open(f"/proc/{process}/stat") as file:

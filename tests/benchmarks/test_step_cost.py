@@ -65,8 +65,21 @@ def test_every_switch_saves_what_it_says():
     assert most["all"] < most["shared forward, tiny encoder"]
 
 
+def test_slicing_keeps_the_activations_of_one_view():
+    most, counts = {}, {}
+    for name in ("plain", "slicing"):
+        for views in (1, 4):
+            step, weights = meta_step(TINY, torch.float32, *SWITCHES[name], views=views)
+            counts[name, views], (_, most[name, views]) = tflop(step) / views, memory(step, weights)
+    assert counts["slicing", 1] == counts["plain", 1] == counts["plain", 4] < counts["slicing", 4]
+    assert most["slicing", 1] == most["plain", 1] and most["slicing", 4] < most["plain", 4]
+
+
 def test_the_command_prints_the_table_and_runs_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(step_cost, "SWITCHES", {"plain": (False, False, False)})
+    monkeypatch.setattr(
+        step_cost, "SWITCHES", {"plain": (False, False, False, False), "sliced": (False, False, False, True)}
+    )
     main(["--flops"])
     printed = capsys.readouterr().out
     assert "autoencoder, backward" in printed and "| plain | " in printed and "| 1.00 |" in printed
+    assert "sliced" not in printed, "of one view"
