@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.cache import cache_folder, tell_damaged
+from common.cache import cache_folder, load_weights
 from common.command_line import OneLineArguments, one_line
 from common.errors import InputError
-from common.files import atomic_write, is_intact
+from common.files import atomic_write
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.world.builder import BODY, PARTS, PARTS_KEY
 from toybox.world.incomplete import incomplete_renders
@@ -232,11 +232,8 @@ def parts_judge(name: str, count: int = TRAIN, steps: int = STEPS) -> PartsJudge
     """
     stem = f"{name.replace(' ', '-')}-r{REVISION}-v{VERSION}-{PARTS_KEY}-{count}-{steps}.pt"
     path = cache_folder() / "parts-judges" / stem
-    if path.exists() and not is_intact(path):
-        tell_damaged(path, "its checksums do not fit")
-    elif path.exists():
-        network = PartsNetwork()
-        network.load_state_dict(torch.load(path, weights_only=True))
+    network = PartsNetwork()
+    if load_weights(path, network):
         return PartsJudge(network.to(memory_format=torch.channels_last).eval())
     judge = train_parts_judge(*incomplete_renders(name, count), steps)
     calibrate(judge, *incomplete_renders(name, min(count, CALIBRATION), seed=1))

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cache import cache_folder, tell_damaged
-from common.files import atomic_write, is_intact
+from common.cache import cache_folder, load_weights
+from common.files import atomic_write
 from toybox.world.captions import VIEWS
 from toybox.world.objects import OBJECTS, WITH_FRONT
 from toybox.world.renders import VERSION, Renders, random_backgrounds
@@ -107,10 +107,7 @@ def cached_view_classifier(renders: Renders, steps: int) -> ViewClassifier:
     folder = cache_folder()
     path = folder / f"view-classifier-v{VERSION}-{len(renders)}-{steps}.pt"
     network = ViewClassifier()
-    if path.exists() and not is_intact(path):
-        tell_damaged(path, "its checksums do not fit")
-    elif path.exists():
-        network.load_state_dict(torch.load(path, weights_only=True))
+    if load_weights(path, network):
         return network.eval()
     network = train_view_classifier(renders, steps)
     with atomic_write(path) as temporary:
