@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import InputError
-from common.files import atomic_write
+from common.files import atomic_write, is_intact
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,29 @@ def write_cached(path: Path, tensors: dict[str, Tensor], settings: str = "") -> 
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         log.warning("%s is not cached (%s); set VSD_CACHE to a folder that can be written", path.name, error)
+        return False
+    return True
+
+
+def load_weights(path: Path, network: nn.Module) -> bool:
+    """Loads the weights of a network from a file of torch in the cache, without running anything in it.
+
+    Args:
+        path: Of the file.
+        network: Changed in place.
+
+    Returns:
+        Whether it was loaded; False where there is no file, or a damaged or foreign one, of which a line tells.
+    """
+    if not path.exists():
+        return False
+    try:
+        if not is_intact(path):
+            raise ValueError("its checksums do not fit")
+        network.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:
+        # torch raises a dozen types for a file that is not what it should be.
+        tell_damaged(path, " ".join(str(error).split())[:120])
         return False
     return True
 

@@ -10,9 +10,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from common.files import atomic_write
+from common.cache import cached
 from common.pixels import to_uint8
 from evaluation.claims_report import RUN, strip
 from evaluation.kid import kid
@@ -95,23 +94,24 @@ def samples(prompt: str, scale: float, count: int, seed: int, folder: Path) -> P
         The set, (count, 1, ...).
     """
     path = folder / f"samples-{prompt.replace(' ', '_').replace(',', '')}-{scale:g}-{count}-{seed}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, torch.Tensor]:
         images = (sample(load_pipeline(TOYBOX), [prompt] * count, scale, SAMPLER_STEPS, seed=seed) + 1) / 2
-        with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(images)}, temporary)
-    return with_found_masks(load_file(path)["rgb"].float()[:, None] / 255)
+        return {"rgb": to_uint8(images)}
+
+    return with_found_masks(cached(path, make)["rgb"].float()[:, None] / 255)
 
 
 def particles(setting: Setting, folder: Path, own: Own | None = None) -> tuple[Pictures, dict[str, float]]:
     """The particles of a run, from the folder or distilled and put there; its seconds and phi's health."""
-    path = folder / f"{setting.key}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, torch.Tensor]:
         start = time.perf_counter()
         images, health = distil(setting, own=own)
         figures = {"seconds": time.perf_counter() - start} | health
-        with atomic_write(path) as temporary:
-            save_file({"rgb": to_uint8(images)} | {k: torch.tensor(v) for k, v in figures.items()}, temporary)
-    tensors = load_file(path)
+        return {"rgb": to_uint8(images)} | {name: torch.tensor(value) for name, value in figures.items()}
+
+    tensors = cached(folder / f"{setting.key}.safetensors", make)
     rgb = tensors.pop("rgb").float()[:, None] / 255
     return with_found_masks(rgb), {name: float(value) for name, value in tensors.items()}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from common.files import atomic_write
+from common.cache import cached
 from common.pixels import to_uint8
 from evaluation.pictures import Pictures, look_cameras, white
 from evaluation.runs import DISTANCE, FOVY, look_at
@@ -82,8 +82,8 @@ def particles_3d(setting: Setting3D, folder: Path) -> tuple[Pictures, dict[str, 
     Returns:
         n particles in eight views, and the run's seconds and phi's health at its end, where it has a phi.
     """
-    path = folder / f"{setting.key}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         with TemporaryDirectory() as place:
             start = time.perf_counter()
             command = run(options_of(setting, Path(place) / "run"))
@@ -92,10 +92,9 @@ def particles_3d(setting: Setting3D, folder: Path) -> tuple[Pictures, dict[str, 
             if core.health is not None:
                 figures |= {name: value.cpu() for name, value in core.health.figures().items()}
         seen = look_at(command.model.eval(), look_cameras(VIEWS, DISTANCE, FOVY))
-        tensors = {"rgb": to_uint8(seen.rgb), "mask": seen.mask.to(torch.uint8)} | figures
-        with atomic_write(path) as temporary:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
-    tensors = load_file(path)
+        return {"rgb": to_uint8(seen.rgb), "mask": seen.mask.to(torch.uint8)} | figures
+
+    tensors = cached(folder / f"{setting.key}.safetensors", make)
     rgb, mask = tensors.pop("rgb").float() / 255, tensors.pop("mask").bool()
     pictures = Pictures(rgb, mask, white(*rgb.shape[:2]))
     return pictures, {name: float(value) for name, value in tensors.items()}

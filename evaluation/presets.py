@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from common.cache import tell_damaged
 from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
@@ -89,7 +90,10 @@ def run_stage(stage: str, prompt: str, seed: int, folder: Path, overrides: list[
     """
     record = folder / stage / "row.json"
     if record.exists():
-        return Row(**json.loads(record.read_text()))
+        try:
+            return Row(**json.loads(record.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            tell_damaged(record, str(error))
     config = f"configs/toybox/{stage}.yaml"
     command = [
         *(sys.executable, "-m", "lightning_modules.cli", "fit", "--config", config, "--prompt", prompt),

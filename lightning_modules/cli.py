@@ -30,7 +30,7 @@ from typing_extensions import override
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.parallel import ParticleParallelStrategy
-from lightning_modules.run.config import choose, log_offline, place, set_wandb_id
+from lightning_modules.run.config import choose, hide_places, log_offline, place, set_wandb_id
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
 from lightning_modules.run.hardware import require_device
 from lightning_modules.run.heartbeat import Heartbeats
@@ -148,6 +148,7 @@ class Command(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_folder.reserve(alone=self.subcommand == "fit")
             set_wandb_id(config, self.run_folder.path)
+            hide_places()
             print(f"run folder: {os.path.relpath(self.run_folder.path)}")
             if log_offline(config):
                 print("wandb: offline, no key is set; `wandb login` for the next run, `wandb sync` for this one")

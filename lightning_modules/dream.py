@@ -380,14 +380,19 @@ def main(
     try:
         if not resumed:
             words = {key: value for key, value in asdict(wish).items() if value is not None}
-            (folder.path / DREAM).write_text(yaml.safe_dump(words, allow_unicode=True), encoding="utf-8")
+            with atomic_write(folder.path / DREAM) as part:
+                part.write_text(yaml.safe_dump(words, allow_unicode=True), encoding="utf-8")
         code = dream(wish, folder.path, more)
         if not any((folder.path / stage / CONFIG).exists() for stage in wish.stages):
             folder.discard()
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        words = "interrupted" if interrupted else f"{error.filename}: {error.strerror}"
-        print(f"dream: {words}; resume: {resume_command(folder.path / wish.stages[0])}", file=sys.stderr)
+        words = "interrupted" if interrupted else f"{error.filename or folder.path}: {error.strerror}"
+        if (folder.path / DREAM).exists():
+            words += f"; resume: {resume_command(folder.path / wish.stages[0])}"
+        else:
+            folder.discard()
+        print(f"dream: {words}", file=sys.stderr)
         sys.exit(130 if interrupted else 1)
     finally:
         folder.release()

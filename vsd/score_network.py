@@ -5,6 +5,7 @@ camera's embedding added to the time embedding, it is the score network. Or it i
 same latents. x_0, x_t and eps are (B, C, H, W), t is (B,); cameras are camera-to-world matrices (B, 4, 4).
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -239,9 +240,13 @@ class ScoreNetwork(nn.Module):
         """
         folder = Path(folder)
         pipeline: type[DiffusionPipeline] = type(self.base.pipeline)
-        pipeline.save_lora_weights(folder, unet_lora_layers=self.state()["lora"])
-        if self.camera is not None:
-            save_file(self.camera.state_dict(), folder / "camera.safetensors")
+        try:
+            pipeline.save_lora_weights(folder, unet_lora_layers=self.state()["lora"])
+            if self.camera is not None:
+                save_file(self.camera.state_dict(), folder / "camera.safetensors")
+        except SafetensorError as error:  # which wraps what the system said
+            full = "os error 28" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
         write_checksums(folder, list(folder.glob("*.safetensors")))
 
     def load_camera(self, file: str | Path) -> None:

@@ -135,6 +135,15 @@ def set_wandb_id(config: Namespace, folder: Path) -> None:
         arguments.id = next(filter(None, ids), secrets.token_hex(4))
 
 
+def hide_places() -> None:
+    """Has wandb keep to itself where the program and the run lie on this machine, unless its variables say otherwise.
+
+    They are in what it calls metadata, and in the console's lines, both of which it would upload.
+    """
+    os.environ.setdefault("WANDB_X_DISABLE_META", "true")
+    os.environ.setdefault("WANDB_CONSOLE", "off")
+
+
 def log_offline(config: Namespace) -> bool:
     """Has WandbLoggers write to the disk alone where nobody is logged in at wandb and WANDB_MODE says nothing.
 

@@ -121,7 +121,7 @@ class RunFolder:
             os.close(lock)
             return
         self._lock = lock
-        for part in [*self.path.glob("*.part"), *(self.path / LAST.parent).glob("*.part")]:
+        for part in self.path.rglob("*.part"):
             part.unlink(missing_ok=True)  # of a run that was killed
 
     def release(self) -> None:
@@ -132,7 +132,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Undoes `reserve` and removes what was written since, for a run that ended before it trained."""
-        if self._created is None:
+        if self._created is None or not self.path.is_dir():
             return
         for part in self.path.iterdir():
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink()

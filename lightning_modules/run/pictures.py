@@ -1,5 +1,6 @@
 """Pictures and videos of a run, as files."""
 
+import errno
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.files import atomic_write
 from common.pixels import to_uint8
 
 
@@ -17,8 +19,8 @@ def save_picture(image: Tensor, path: Path) -> None:
         image: (H, W, 3), uint8, or floats in [0, 1].
         path: Of the file, whose ending names the format. Its folder is created.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_to_bytes(image).numpy()).save(path)
+    with atomic_write(path) as part:
+        Image.fromarray(_to_bytes(image).numpy()).save(part, Image.registered_extensions()[path.suffix.lower()])
 
 
 def contact_sheet(frames: list[Tensor], columns: int, views: int = 8) -> Tensor:
@@ -43,11 +45,31 @@ def save_video(frames: Tensor, path: Path, fps: int = 30) -> None:
         frames: (T, H, W, 3), uint8, or floats in [0, 1]. Sides are cut to even numbers of pixels.
         path: Of the file. Its folder is created.
         fps: Frames per second.
+
+    Raises:
+        OSError: It could not be written whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = (side // 2 * 2 for side in frames.shape[1:3])
     pixels = _to_bytes(frames[:, :height, :width]).numpy()
-    iio.imwrite(path, pixels, fps=fps, codec="libx264", macro_block_size=2, plugin="FFMPEG")
+    more = {"macro_block_size": 2, "ffmpeg_log_level": "quiet", "output_params": ["-f", "mp4"]}
+    with atomic_write(path) as part:
+        try:
+            iio.imwrite(part, pixels, fps=fps, codec="libx264", plugin="FFMPEG", extension=".mp4", **more)
+        except OSError as error:
+            if error.errno != errno.EPIPE:  # of an ffmpeg that has ended
+                raise
+        # On a full disk ffmpeg ends with a code that imageio does not look at.
+        if not part.exists() or not _is_whole(part.read_bytes()):
+            raise OSError(errno.EIO, "the video is cut short; is the disk full?", str(path))
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the boxes of an MP4 file end where it ends, and its index, which is written last, is there."""
+    at, names = 0, set()
+    while at + 8 <= len(data):
+        names.add(data[at + 4 : at + 8])
+        at += max(8, int.from_bytes(data[at : at + 4]))
+    return at == len(data) and b"moov" in names
 
 
 def _to_bytes(images: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How a run writes its checkpoints: beside their target, replaced by rename, the one before kept."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class CheckpointFiles(TorchCheckpointIO):
         """Writes the checkpoint that is kept, if there is one."""
         if self._kept is not None:
             (checkpoint, path), self._kept = self._kept, None
+            if path.name == LAST.name:
+                require_folder(path.parent.parent)
             self._replace(checkpoint, path)
 
     @override
@@ -109,6 +112,7 @@ class LastCheckpoint(Checkpoint):
 
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        require_folder(trainer.lightning_module.run_folder)
         # The state of the last step is taken here too, not in on_train_end: from here Lightning resumes in the middle
         # of its epoch, so that a run with more steps continues as if it had never ended.
         signalled = trainer.received_sigterm and single_rank(trainer)
@@ -131,6 +135,14 @@ class LastCheckpoint(Checkpoint):
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
             self.save(trainer)
 
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        require_folder(trainer.lightning_module.run_folder)
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        require_folder(trainer.lightning_module.run_folder)
+
     def save(self, trainer: pl.Trainer, later: bool = False) -> None:
         """Writes the file, unless it holds this step already. All ranks must call it.
 
@@ -145,6 +157,19 @@ class LastCheckpoint(Checkpoint):
             finally:
                 self.files.later = False
             self.saved = trainer.global_step
+
+
+def require_folder(folder: Path) -> None:
+    """Checks that nobody has removed the run folder, which a write would make anew in part.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed while the run went on", str(folder))
 
 
 def single_rank(trainer: pl.Trainer) -> bool:

@@ -137,6 +137,22 @@ def test_a_guidance_of_ones_own_may_have_a_phi_and_decay():
         distil(own)
 
 
+@pytest.mark.parametrize("how", ["cut", "flipped", "foreign"])
+def test_a_damaged_file_of_a_run_is_named_and_the_run_repeated(tmp_path, monkeypatch, caplog, how):
+    setting = Setting("a yellow duck", "sds", 1.0, 2, 0, 2)
+    runs = iter([torch.zeros(2, 3, SIZE, SIZE), torch.ones(2, 3, SIZE, SIZE)])
+    monkeypatch.setattr(claims_2d, "distil", lambda setting, own: (next(runs), {"phi_loss": 0.5}))
+    before = claims_2d.particles(setting, tmp_path)[0]
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes({"cut": content[:-100], "flipped": content, "foreign": b"no tensors"}[how])
+    again, figures = claims_2d.particles(setting, tmp_path)
+    assert not torch.equal(again.rgb, before.rgb) and figures["phi_loss"] == 0.5
+    assert f"{file} is damaged" in caplog.text
+    assert torch.equal(claims_2d.particles(setting, tmp_path)[0].rgb, again.rgb), "the new file is used"
+
+
 def test_the_rank_correlation_and_its_interval():
     x = list(np.linspace(0, 1, 40))
     assert correlation(x, [v**3 for v in x]) == pytest.approx((1, 1, 1))

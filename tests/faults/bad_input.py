@@ -58,8 +58,9 @@ def work(options: argparse.Namespace, first: int, run: Path) -> None:
             answers.write(f"{number}\t{' '.join((wrong or '').split())}\n")
 
 
-def answers(options: argparse.Namespace, count: int, run: Path) -> list[str]:
-    """What is wrong with each case, "" for nothing."""
+def answers(options: argparse.Namespace, tried: list, run: Path) -> list[str]:
+    """What is wrong with each case, "" for nothing; prints what is."""
+    count = len(tried)
     found: list[str] = []
     while len(found) < count:
         command = [sys.executable, __file__, *sys.argv[1:], "--first", str(len(found)), "--run", str(run)]
@@ -70,6 +71,8 @@ def answers(options: argparse.Namespace, count: int, run: Path) -> list[str]:
         for line in worker.stdout:
             guard.cancel()
             found.append(line.partition("\t")[2].strip())
+            if found[-1]:
+                print(f"{tried[len(found) - 1]}: {found[-1]}", flush=True)
             guard = threading.Timer(LATEST, worker.kill)
             guard.start()
         guard.cancel()
@@ -96,15 +99,13 @@ def main() -> None:
     tried, begun = cases(options), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-c", RUN, folder], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-        found = answers(options, len(tried), Path(folder))
+        found = answers(options, tried, Path(folder))
     counts: dict[str, Counter] = {}
     for case, wrong in zip(tried, found, strict=True):
         kind = next(
             (KINDS[start] for start in KINDS if wrong.startswith(start)), "key not named" if wrong else "refused"
         )
         counts.setdefault(case.program, Counter())[kind] += 1
-        if wrong:
-            print(f"{case}: {wrong}")
     kinds = ["refused", *dict.fromkeys([*KINDS.values(), "key not named"])]
     print(f"\n{'program':<14}{'cases':>7}" + "".join(f"{kind:>19}" for kind in kinds))
     for program, row in [*counts.items(), ("all", sum(counts.values(), Counter()))]:

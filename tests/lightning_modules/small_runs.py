@@ -1,6 +1,7 @@
 """Small runs of the NeRF stage through the command `vsd`, for tests."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -73,6 +74,17 @@ def at(step: int, number: int, validation: bool = False) -> list[str]:
     """The options that add `At`."""
     options = f"--trainer.callbacks.step={step}", f"--trainer.callbacks.signal_number={int(number)}"
     return ["--trainer.callbacks+=small_runs.At", *options, f"--trainer.callbacks.validation={str(validation).lower()}"]
+
+
+class Remove(pl.Callback):
+    """Removes the run folder before a step, as somebody who cleans up would."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            shutil.rmtree(trainer.lightning_module.run_folder)
 
 
 class Rendered(pl.Callback):

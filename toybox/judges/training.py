@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.cache import tell_damaged
-from common.files import atomic_write, is_intact
+from common.cache import load_weights
+from common.files import atomic_write
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -55,11 +55,8 @@ def cached_network(path: Path, build: Callable[[], Network], train: Callable[[],
     Returns:
         The network, in evaluation mode.
     """
-    if path.exists() and not is_intact(path):
-        tell_damaged(path, "its checksums do not fit")
-    elif path.exists():
-        network = build()
-        network.load_state_dict(torch.load(path, weights_only=True))
+    network = build()
+    if load_weights(path, network):
         return network.to(memory_format=torch.channels_last).eval()
     network = train().eval()
     with atomic_write(path) as temporary:

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 from jsonargparse import Namespace
@@ -14,8 +17,19 @@ def shown(logger):
     return f"--config={ROOT / 'configs' / 'loggers' / logger}.yaml"
 
 
+def require_no_places(folder, place):
+    """No file that a logger uploads tells where on the machine the run, the program or the user's folder lie."""
+    places = [str(place), str(ROOT), sys.prefix, str(Path.home())]
+    for path in folder.rglob("*"):
+        if path.is_file() and path.parent.name != "logs":  # which wandb keeps for itself
+            found = [place for place in places if len(place) > 5 and place.encode() in path.read_bytes()]
+            assert not found, f"{path} holds {found}"
+
+
 def test_wandb_gets_pictures_video_and_configuration_and_keeps_its_id_over_a_resume(elsewhere, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_X_DISABLE_META", "WANDB_CONSOLE"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, "0123456789" * 4)
     fit(shown("wandb"), *SHORT, steps=2)
@@ -31,6 +45,8 @@ def test_wandb_gets_pictures_video_and_configuration_and_keeps_its_id_over_a_res
     assert (folder / "metrics.csv").exists()
     for path in elsewhere.rglob("*"):
         assert path.is_dir() or b"0123456789" * 4 not in path.read_bytes(), f"{path} holds a secret"
+    for record in (first, second):
+        require_no_places(record, elsewhere)
 
 
 def test_tensorboard_gets_numbers_and_pictures(elsewhere):
@@ -41,6 +57,7 @@ def test_tensorboard_gets_numbers_and_pictures(elsewhere):
     log.Reload()
     assert [event.step for event in log.Scalars("train/guidance")] == [0, 1, 2, 3]
     assert [event.step for event in log.Images("validation/particle0")] == [2, 4]
+    require_no_places(folder / "tensorboard", elsewhere)
     assert log.Images("contact/particle0") and (folder / "metrics.csv").exists()
 
 
