@@ -1,7 +1,7 @@
 """The command `dream`: from a prompt to an object, through all stages, in one folder.
 
-dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [--log wandb] [--quiet]
-      [-- OPTIONS]
+dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [--log wandb] [--view]
+      [--quiet] [-- OPTIONS]
 dream "a red mushroom" --mesh FILE [...]
 dream --resume FOLDER
 
@@ -30,6 +30,7 @@ from common.errors import InputError
 from common.files import atomic_write
 from common.yaml_text import require_plain
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder, resume_command
+from lightning_modules.run.live_page import require_viser
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.place import Place
 from lightning_modules.wish import CONFIG_FLAGS, PRESETS, STAGES, Wish, config_file, config_of, options_of, parts_of
@@ -218,9 +219,12 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
     parser.add_argument("--out", type=a_path, help="a new folder for the run (default: runs/PROMPT/TIME)")
     parser.add_argument("--log", choices=LOGGERS, help="show numbers, pictures and meshes there too")
     parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
+    parser.add_argument("--view", action="store_true", help="show the particles on a page while they train")
     parser.add_argument("--quiet", action="store_true", help="tell no progress")
     options = parser.parse_args(args)
-    others = ("out", "resume", "log", "quiet")
+    if options.view:
+        require_viser()
+    others = ("out", "resume", "log", "view", "quiet")
     given = {key: value for key, value in vars(options).items() if value is not None and key not in others}
     if options.log is not None:
         overrides = ["--config", str(config_file(f"loggers/{options.log}", "--log")), *overrides]
@@ -285,6 +289,8 @@ def main(
         if options.resume is None:
             words = {key: value for key, value in asdict(wish).items() if value is not None}
             (folder.path / DREAM).write_text(yaml.safe_dump(words, allow_unicode=True), encoding="utf-8")
+        if options.view:
+            more = {stage: [*(more or {}).get(stage, []), "--view"] for stage in wish.stages}
         code = dream(wish, folder.path, more, options.quiet)
         if not any((folder.path / stage / CONFIG).exists() for stage in wish.stages):
             folder.discard()
