@@ -87,7 +87,8 @@ def start(port: int) -> "ViserServer":
 
     websockets.serve = checking
     try:
-        server = viser.ViserServer(ADDRESS, port, verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # the run says the address in its own words
+            server = viser.ViserServer(ADDRESS, port, verbose=False)
     finally:
         websockets.serve = serve
     if set(hosts) != {ADDRESS}:

@@ -64,6 +64,15 @@ class TimeLeft:
         first, since = self.mark
         self.speeds[index] = (now - since) / (step - first)
 
+    def skip(self, seconds: float) -> None:
+        """Leaves out time in which the run waited for people.
+
+        Args:
+            seconds: Since the last call of `advance`.
+        """
+        (first, since), (step, now) = self.mark, self.last
+        self.mark, self.last = (first, since + seconds), (step, now + seconds)
+
     @property
     def speed(self) -> float:
         """Seconds per step of this part."""

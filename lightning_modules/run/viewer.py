@@ -5,6 +5,7 @@ a given fraction of the time. Nothing of the training's random numbers is drawn 
 steers ends with the same particles, bit by bit, as one without a viewer.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lightning_modules.run.folder import DREAM
 from lightning_modules.run.live_panel import Panel, cameras_of, show
 from lightning_modules.run.pictures import save_picture
 from lightning_modules.run.place import place
-from lightning_modules.run.progress import Progress
+from lightning_modules.run.progress import Progress, StepBar, StepLines
 from lightning_modules.run.stopping import stopping
 from scene.cameras import turntable
 
@@ -87,23 +88,32 @@ class Viewer(pl.Callback):
             trainer: That trains.
             stage: That it trains.
         """
-        told = False
+        begun = None  # of a pause
         while True:
             asked = None if self.panel is None else (self.panel.scales, self.panel.paused)
             scales, paused = trainer.strategy.broadcast(asked)
             self.set_scales(scales, trainer)
             if not paused or trainer.strategy.reduce_boolean_decision(stopping(trainer), all=False):
-                return
+                break
+            begun = begun or time.monotonic()
             if self.panel is not None:
-                if not told:
-                    print(f"live view: paused at step {trainer.global_step}", flush=True)
-                    told = True
-                end = time.monotonic() + (1 if trainer.world_size > 1 else 0)
-                while True:
-                    self.serve(stage, paused=True)
-                    time.sleep(PAUSE)
-                    if time.monotonic() >= end:
-                        break
+                self.wait(trainer, stage)
+        if begun is not None and self.panel is not None:
+            self.run.clock.skip(time.monotonic() - begun)
+            if isinstance(trainer.progress_bar_callback, StepBar | StepLines):
+                trainer.progress_bar_callback.run.clock.skip(time.monotonic() - begun)
+
+    def wait(self, trainer: pl.Trainer, stage: pl.LightningModule) -> None:
+        """Shows what people look at while training waits: for ever on one rank, for a second where others wait too.
+
+        Args:
+            trainer: That waits.
+            stage: That is shown.
+        """
+        end = time.monotonic() + 1 if trainer.world_size > 1 else math.inf
+        while self.panel.paused and time.monotonic() < end and not stopping(trainer):
+            self.serve(stage, paused=True)
+            time.sleep(PAUSE)
 
     def set_scales(self, scales: dict[str, float], trainer: pl.Trainer) -> None:
         """Sets the scales of the guidances.

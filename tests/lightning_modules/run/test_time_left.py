@@ -41,6 +41,13 @@ def test_a_resumed_stage_measures_from_where_it_resumes():
     assert clock.left() == (pytest.approx(23 * 3), True)
 
 
+def test_a_pause_counts_for_nothing():
+    clock = clocked([Part(10, True)], seconds=lambda _: 1.0, steps=4)
+    clock.skip(1000.0)
+    clock.advance(5, 50.0 + 4 + 1000 + 1)
+    assert clock.left() == (pytest.approx(5), True)
+
+
 def test_the_last_step_leaves_nothing():
     assert clocked([Part(3, True)], seconds=lambda _: 1.0, steps=3).words() == "0:00:00 left"
 
