@@ -33,7 +33,7 @@ from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder, resume_
 from lightning_modules.run.live_page import require_viser
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.place import Place
-from lightning_modules.wish import CONFIG_FLAGS, PRESETS, STAGES, Wish, config_file, config_of, options_of, parts_of
+from lightning_modules.wish import CONFIG_FLAGS, PRESETS, STAGES, Wish, config_file, config_of, options_of, place_of
 
 LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
 FINISHED = "finished"
@@ -50,22 +50,6 @@ def handed_on(stage: str, folder: Path) -> list[str]:
     """
     before = [name for name in STAGES[: STAGES.index(stage)] if (folder / name).is_dir()]  # none for a given mesh
     return [f"--model.{name}={folder / name}" for name in before]
-
-
-def place_of(wish: Wish, stage: str, more: dict[str, list[str]], quiet: bool = False) -> Place:
-    """Where a stage stands among those of a run, for its progress.
-
-    Args:
-        wish: What was asked for.
-        stage: One of its stages.
-        more: Further options of `vsd fit`, by stage.
-        quiet: Whether no progress is told.
-    """
-    number = wish.stages.index(stage)
-    parts = [parts_of(wish, name, more.get(name, [])) for name in wish.stages]
-    before = sum(part.steps for one in parts[:number] for part in one)
-    after = [part for one in parts[number + 1 :] for part in one]
-    return Place(stage, number + 1, len(wish.stages), before, after, quiet)
 
 
 def run_stage(wish: Wish, place: Place, folder: Path, more: list[str]) -> int:

@@ -9,6 +9,7 @@ import yaml
 
 from common.errors import InputError
 from common.yaml_text import require_plain
+from lightning_modules.run.place import Place
 from lightning_modules.run.time_left import Part
 
 # Where in configs/ the stages' files are.
@@ -191,3 +192,19 @@ def parts_of(wish: Wish, stage: str, more: list[str]) -> list[Part]:
         return [Part(total, phi=False)]
     warm = min(total, steps_of(wish, given, guidance.get("score", {}).get("warm_start", 0)))
     return [Part(warm, phi=False), Part(total - warm, phi=True)]
+
+
+def place_of(wish: Wish, stage: str, more: dict[str, list[str]], quiet: bool = False) -> Place:
+    """Where a stage stands among those of a run, for its progress.
+
+    Args:
+        wish: What was asked for.
+        stage: One of its stages.
+        more: Further options of `vsd fit`, by stage.
+        quiet: Whether no progress is told.
+    """
+    number = wish.stages.index(stage)
+    parts = [parts_of(wish, name, more.get(name, [])) for name in wish.stages]
+    before = sum(part.steps for one in parts[:number] for part in one)
+    after = [part for one in parts[number + 1 :] for part in one]
+    return Place(stage, number + 1, len(wish.stages), before, after, quiet)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from viser import CameraHandle, ClientHandle
 
 COLUMNS = ("colour", "normal", "depth", "opacity")  # of a stage's picture
+MOST = 1000.0  # of a scale
 MARGIN = 235  # grey beside a square picture in a wide window
 QUALITY = 90  # of JPEG
 
@@ -54,7 +55,7 @@ class Panel:
         self._shown = gui.add_dropdown("Shown", COLUMNS)
         self._pause = gui.add_checkbox("Pause", False)
         self._scales = {
-            label: gui.add_number(f"Scale, {label}", value, min=0.0, max=1000.0, step=0.1)
+            label: gui.add_number(f"Scale, {label}", value, min=0.0, max=MOST, step=0.1)
             for label, value in scales.items()
         }
         gui.add_button("Snapshot").on_click(lambda event: self.asked.put(event.client_id))
@@ -86,8 +87,11 @@ class Panel:
 
     @property
     def scales(self) -> dict[str, float]:
-        """Of the guidances, by what they are called."""
-        return {label: number.value for label, number in self._scales.items()}
+        """Of the guidances, by what they are called; none where a page has sent no number, as of an empty field."""
+        values = {label: number.value for label, number in self._scales.items()}
+        return {
+            label: value for label, value in values.items() if isinstance(value, float | int) and 0 <= value <= MOST
+        }
 
     def clients(self) -> dict[int, "ClientHandle"]:
         """Those who look, by number."""

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.run.live_panel import MARGIN, cameras_of, fitted
-from scene.cameras import Orbit
+from lightning_modules.run.live_panel import MARGIN, Panel, cameras_of, fitted
+from scene.cameras import Orbit, turntable
 
 pytest.importorskip("viser")
 
@@ -30,3 +30,19 @@ def test_a_square_picture_fills_the_height_of_any_window():
     assert (wide[:, :2] == MARGIN).all() and (wide[:, 6:] == MARGIN).all()
     assert (fitted(picture, 0.5) == picture[:, 1:3]).all(), "a phone sees the middle"
     assert (fitted(picture, 1.0) == picture).all()
+
+
+def test_the_page_says_what_is_asked_for():
+    panel = Panel(8380, "nerf", {"geometry": "folder"}, [0, 2], {"vsd": 7.5, "sds": 3.0}, turntable(1))
+    try:
+        assert (panel.paused, panel.particle, panel.column, panel.turntables) == (False, 0, 0, None)
+        panel._pause.value, panel._particle.value, panel._shown.value = True, "2", "normal"
+        panel._stage.value = "geometry, finished"
+        assert (panel.paused, panel.particle, panel.column, panel.turntables) == (True, 2, 1, "folder")
+        assert panel.scales == {"vsd": 7.5, "sds": 3.0}
+        for wrong in (None, "", float("nan"), float("inf"), -1.0):
+            panel._scales["vsd"].value = wrong
+            assert panel.scales == {"sds": 3.0}, "what is no scale changes nothing"
+        assert panel.clients() == {} and panel.address.startswith("http://127.0.0.1:")
+    finally:
+        panel.close()
