@@ -19,7 +19,7 @@ from evaluation.runs import DISTANCE, FOVY, look_at
 from evaluation.truth_distance import VIEWS
 from evaluation.truth_score import GUIDANCE, squeezed
 from lightning_modules.cli import run
-from lightning_modules.dream import config_of
+from lightning_modules.wish import config_of
 
 KINDS = {  # method: options of the guidance
     "sds": ("kind=sds",),

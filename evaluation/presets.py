@@ -25,7 +25,8 @@ from common.errors import InputError
 from common.files import atomic_write
 from evaluation.measures import Yardstick, load_judges
 from evaluation.runs import load_result
-from lightning_modules.dream import STAGES, handed_on
+from lightning_modules.dream import handed_on
+from lightning_modules.wish import STAGES
 from toybox.world.captions import parse_prompt
 
 BEGIN, END = "<!-- presets -->", "<!-- /presets -->"

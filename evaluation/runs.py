@@ -12,12 +12,13 @@ import yaml
 from common.errors import InputError
 from evaluation.pictures import SIZE, Pictures, look_cameras, white, with_found_masks
 from lightning_modules.cli import run
-from lightning_modules.dream import STAGES, handed_on
+from lightning_modules.dream import handed_on
 from lightning_modules.handover import stage_folder
 from lightning_modules.nerf import NerfStage
 from lightning_modules.object_stage import ObjectStage
 from lightning_modules.run.checkpoints import read_checkpoint
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
+from lightning_modules.wish import STAGES
 from scene.cameras import Orbit
 from vsd.prior import TOYBOX, DiffusionPrior
 

@@ -27,9 +27,10 @@ from datamodules.random_cameras import RandomCameras
 from evaluation.runs import look_at
 from evaluation.truth_distance import INSTANCES, Look, cameras, nearest, scale, true_looks
 from lightning_modules.cli import Command, run
-from lightning_modules.dream import STAGES, handed_on
+from lightning_modules.dream import handed_on
 from lightning_modules.object_stage import ObjectStage
 from lightning_modules.run.pictures import save_picture
+from lightning_modules.wish import STAGES
 from toybox.world.captions import parse_prompt
 
 CONFIG = Path("configs/toybox/nerf.yaml")

@@ -10,8 +10,9 @@ import yaml
 
 from common.errors import InputError
 from gallery.curves import Curve, read_curves
-from lightning_modules.dream import FINISHED, SECONDS, STAGES
+from lightning_modules.dream import FINISHED, SECONDS
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
+from lightning_modules.wish import STAGES
 
 METRICS, SCORE, SHEET = "metrics.csv", "score.json", "score.png"
 

@@ -18,6 +18,7 @@ import huggingface_hub
 import jsonargparse
 import pytorch_lightning as pl
 import transformers
+from jsonargparse import ActionYesNo
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ProgressBar
@@ -34,6 +35,7 @@ from lightning_modules.run.config import choose, hide_places, log_offline, place
 from lightning_modules.run.folder import CONFIG, RunFolder, resume_command
 from lightning_modules.run.hardware import require_device
 from lightning_modules.run.heartbeat import Heartbeats
+from lightning_modules.run.live_page import require_viser
 from lightning_modules.run.options import require_sane, require_stage_trains
 from lightning_modules.run.parent import FirstRank
 from lightning_modules.run.parser import MODE, OneLineParser, read_plainly, require_readable
@@ -41,6 +43,7 @@ from lightning_modules.run.progress import progress
 from lightning_modules.run.ranks import LATE, RankLauncher, lost, require_all_ranks
 from lightning_modules.run.saving import LastCheckpoint
 from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
+from lightning_modules.run.viewer import Viewer
 from lightning_modules.stage import Stage
 
 ABOUT = (
@@ -67,6 +70,7 @@ class SaveConfig(SaveConfigCallback):
         if isinstance(pl_module, Stage) and trainer.is_global_zero:
             config = self.config.clone()
             config.trainer.default_root_dir = config.ckpt_path = None
+            config.view = False  # of this session alone
             with atomic_write(Path(trainer.default_root_dir) / CONFIG) as part:
                 self.parser.save(config, part, skip_none=False, overwrite=True, multifile=False)
             words = {key: value for key, value in config.as_dict().items() if key != "config"}  # the files it came from
@@ -77,8 +81,8 @@ class SaveConfig(SaveConfigCallback):
 class Command(LightningCLI):
     """LightningCLI with run folders for stages.
 
-    It has two more keys: `prompt`, which configurations refer to as ${prompt}, and `checkpoint`, a stage's
-    LastCheckpoint.
+    It has more keys: `prompt`, which configurations refer to as ${prompt}; `checkpoint`, a stage's LastCheckpoint;
+    `view`, whether there is a live view, and `viewer`, its Viewer.
     """
 
     run_folder: RunFolder | None = None
@@ -125,6 +129,9 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--prompt", type=str | None, default=None, help="The object to create, for ${prompt}.")
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
+        words = "Show the particles on a page of this machine while they train (fit alone)."
+        parser.add_argument("--view", action=ActionYesNo(yes_prefix="", no_prefix="no_"), default=False, help=words)
+        parser.add_class_arguments(Viewer, "viewer")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -139,6 +146,10 @@ class Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         kind = pydoc.locate(config.model.class_path)
+        if config.get("view") and self.subcommand == "fit":
+            require_viser()
+            if not hasattr(kind, "picture"):
+                raise InputError(f"--view: {config.model.class_path} shows no object; leave it out")
         if not (isinstance(kind, type) and issubclass(kind, Stage)):
             return
         if self.subcommand == "fit":
@@ -168,6 +179,8 @@ class Command(LightningCLI):
                 callbacks.append(progress())
             if not any(isinstance(callback, Heartbeats) for callback in callbacks):
                 callbacks.append(Heartbeats())
+            if config.view and self.subcommand == "fit":
+                callbacks.append(config.viewer)
             callbacks += [AgreedStop(), Requeue()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = self._trainer(**more)

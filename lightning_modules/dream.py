@@ -1,6 +1,7 @@
 """The command `dream`: from a prompt to an object, through all stages, in one folder.
 
-dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [--log wandb] [-- OPTIONS]
+dream "a red mushroom" [--preset toybox] [--particles 1] [--seed 0] [--out FOLDER] [--log wandb] [--view]
+      [--quiet] [-- OPTIONS]
 dream "a red mushroom" --mesh FILE [...]
 dream --resume FOLDER
 
@@ -10,172 +11,33 @@ Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE; OPTIONS go t
 finished leaves FOLDER/STAGE/finished and is not run again. FOLDER/STAGE/seconds holds how long it took.
 """
 
-import json
+import argparse
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from time import monotonic
 
 import yaml
 
-from common.checks import require_range
 from common.command_line import OneLineArguments, a_path
 from common.errors import InputError
 from common.files import atomic_write
 from common.yaml_text import require_plain
-from lightning_modules.run.folder import CONFIG, DREAM, LAST, PLACE, RunFolder, resume_command
+from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder, resume_command
+from lightning_modules.run.live_page import require_viser
 from lightning_modules.run.parent import die_with_parent
+from lightning_modules.run.place import Place
+from lightning_modules.wish import CONFIG_FLAGS, PRESETS, STAGES, Wish, config_file, config_of, options_of, place_of
 
-# Where in configs/ the stages' files are.
-PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "threestudio/"}
-STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
-MESHES = {"toybox": "toybox/mesh", "sd21": "mesh", "threestudio": "threestudio/texture"}  # files for a given mesh
-LARGEST = 10_000  # particles
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
-CONFIG_FLAGS = ("-c", "--config")
-KINDS = {str: "text", int: "whole number", list: "list of options"}
 EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What was asked for.
-
-    Args:
-        prompt: The object.
-        preset: Whose configurations the stages use, one of PRESETS.
-        particles: Number of objects, >= 1; each makes as many steps as the preset gives one.
-        seed: Of everything random, >= 0.
-        overrides: Options of `vsd fit` for every stage, after those of the preset.
-        mesh: File of a mesh that is textured in the place of the first two stages; None for none.
-
-    Raises:
-        InputError: One of them is impossible.
-    """
-
-    prompt: str
-    preset: str = "toybox"
-    particles: int = 1
-    seed: int = 0
-    overrides: list[str] = field(default_factory=list)
-    mesh: str | None = None
-
-    def __post_init__(self):
-        if not isinstance(self.mesh, str | None):
-            raise InputError(f"mesh: {self.mesh!r} is no text")
-        for name, kind in (("prompt", str), ("preset", str), ("particles", int), ("seed", int), ("overrides", list)):
-            if not isinstance(getattr(self, name), kind):
-                raise InputError(f"{name}: {getattr(self, name)!r} is no {KINDS[kind]}")
-        if not self.prompt.strip():
-            raise InputError("prompt: it is empty; say what to make, for example 'a red mushroom'")
-        if "${" in self.prompt:
-            raise InputError("prompt: it holds '${', which configurations fill in; leave it out")
-        if self.preset not in PRESETS:
-            raise InputError(f"--preset: '{self.preset}' is not one of {', '.join(PRESETS)}")
-        if self.mesh is not None and self.preset not in MESHES:
-            raise InputError(f"--mesh: the preset '{self.preset}' textures no given mesh; use {', '.join(MESHES)}")
-        require_range("--particles", self.particles, 1, LARGEST)
-        require_range("--seed", self.seed, 0, 2**32 - 1)
-        self.ranks()
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages that run, in order."""
-        return STAGES if self.mesh is None else STAGES[-1:]
-
-    def ranks(self) -> int:
-        """Devices of all nodes together, as the overrides say.
-
-        Raises:
-            InputError: They name no number of devices; the number of steps depends on it.
-        """
-        given = {"devices": 1, "num_nodes": 1}
-        for option, value in zip(self.overrides, [*self.overrides, ""][1:], strict=True):
-            if option in CONFIG_FLAGS:
-                try:
-                    text = Path(value).read_text(encoding="utf-8")
-                    require_plain(text, f"{option}: {value}")
-                    read = yaml.safe_load(text) or {}
-                except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                    raise InputError(f"{option}: {value} cannot be read; name a configuration file") from error
-                trainer = read.get("trainer") if isinstance(read, dict) else None
-                given |= {key: n for key, n in (trainer or {}).items() if key in given}
-            name, equals, rest = option.partition("=")
-            key = name.removeprefix("--trainer.")
-            if name.startswith("--trainer.") and key in given:
-                given[key] = yaml.safe_load(rest if equals else value)
-        for key, number in given.items():
-            if type(number) is not int or number < 1:
-                raise InputError(f"--trainer.{key}: '{number}'; dream needs a number, on which the steps depend")
-        return given["devices"] * given["num_nodes"]
-
-
-def config_of(preset: str, stage: str, given_mesh: bool = False) -> Path:
-    """The configuration of a preset's stage: in the repository, or where an installed package has put it.
-
-    Args:
-        preset: One of PRESETS.
-        stage: One of STAGES.
-        given_mesh: Whether the stage textures the mesh of a file.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    return config_file(MESHES[preset] if given_mesh else f"{PRESETS[preset]}{stage}", "--preset")
-
-
-def config_file(name: str, key: str) -> Path:
-    """A configuration of the project: in the repository, or where an installed package has put it.
-
-    Args:
-        name: Below configs, without its ending.
-        key: The option that asks for it, for errors.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    file = Path("configs") / f"{name}.yaml"
-    here = Path(__file__).parents[1] / file
-    if here.exists():
-        return here
-    installed = [one for one in metadata.files("prolific") or [] if Path(*one.parts[-len(file.parts) :]) == file]
-    if not installed:
-        raise InputError(f"{key}: {file} is not installed; reinstall the package")
-    return Path(installed[0].locate()).resolve()
-
-
-def options_of(wish: Wish, stage: str) -> list[str]:
-    """The options of `vsd fit` that start a stage.
-
-    Args:
-        wish: What was asked for.
-        stage: One of STAGES.
-    """
-    config = config_of(wish.preset, stage, wish.mesh is not None)
-    given = yaml.safe_load(config.read_text(encoding="utf-8"))
-    before = given["model"]["init_args"].get("particles", 1)
-    particles = -(-wish.particles // wish.ranks())  # that a rank trains
-
-    def steps(of_preset: int) -> int:
-        """The trainer's steps in which every particle makes as many as in the preset."""
-        return of_preset * particles // before
-
-    milestones = [m | {"step": steps(m["step"])} for m in given["data"]["init_args"]["milestones"]]
-    return [
-        *("--config", str(config), f"--prompt={wish.prompt}", f"--seed_everything={wish.seed}"),
-        *(f"--model.particles={wish.particles}", f"--trainer.max_steps={steps(given['trainer']['max_steps'])}"),
-        f"--data.milestones={json.dumps(milestones)}",
-        *([] if wish.mesh is None else [f"--model.mesh={wish.mesh}"]),
-        *wish.overrides,
-    ]
 
 
 def handed_on(stage: str, folder: Path) -> list[str]:
@@ -189,18 +51,19 @@ def handed_on(stage: str, folder: Path) -> list[str]:
     return [f"--model.{name}={folder / name}" for name in before]
 
 
-def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
+def run_stage(wish: Wish, place: Place, folder: Path, more: list[str]) -> int:
     """Runs a stage in FOLDER/STAGE, or resumes it, with the overrides that its record holds.
 
     Args:
         wish: What was asked for.
-        stage: One of STAGES.
+        place: Of the stage.
         folder: FOLDER, of the whole run.
         more: Further options of `vsd fit`.
 
     Returns:
         The exit code of `vsd`.
     """
+    stage = place.name
     record = folder / stage / CONFIG
     # The previous stages are named anew when a run resumes: it may have been moved.
     more = [*handed_on(stage, folder), *more]
@@ -211,8 +74,7 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
     # A process of its own, so that the next stage has all the memory. Ctrl-C reaches it from the terminal. Modules in
     # the working directory are none of its business.
     command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options, *more]
-    place = f"{wish.stages.index(stage) + 1}/{len(wish.stages)} {stage}"
-    environment = os.environ | {"PYTHONSAFEPATH": "1", PLACE: place}
+    environment = os.environ | {"PYTHONSAFEPATH": "1"} | place.environment()
     # Windows refuses the option, and it is Linux alone that knows what to do.
     first = partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None
     process = subprocess.Popen(command, env=environment, preexec_fn=first)
@@ -225,22 +87,23 @@ def run_stage(wish: Wish, stage: str, folder: Path, more: list[str]) -> int:
         signal.signal(signal.SIGTERM, before[1])
 
 
-def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None) -> int:
+def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None, quiet: bool = False) -> int:
     """Runs the stages that have not finished yet.
 
     Args:
         wish: What was asked for.
         folder: Of the run.
         more: Further options of `vsd fit`, by stage.
+        quiet: Whether no progress is told.
 
     Returns:
         An exit code.
     """
-    seconds = {}
+    seconds, more = {}, more or {}
     for stage in wish.stages:
         if not (folder / stage / FINISHED).exists():
             start = monotonic()
-            code = run_stage(wish, stage, folder, (more or {}).get(stage, []))
+            code = run_stage(wish, place_of(wish, stage, more, quiet), folder, more.get(stage, []))
             spent = monotonic() - start
             add_seconds(folder / stage, spent)
             if code:
@@ -289,14 +152,14 @@ def recorded(folder: Path) -> Wish:
         raise InputError(f"--resume: {file} is damaged; restore it, or start anew") from error
 
 
-def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
+def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
     """Parses the command line.
 
     Args:
         args: Arguments of the command, None for the program's.
 
     Returns:
-        What is asked for, the folder, and whether a run in it is resumed.
+        What is asked for, the folder, and all options: those that are no wish hold for this session alone.
 
     Raises:
         InputError: The arguments are impossible.
@@ -313,8 +176,12 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
     parser.add_argument("--out", type=a_path, help="a new folder for the run (default: runs/PROMPT/TIME)")
     parser.add_argument("--log", choices=LOGGERS, help="show numbers, pictures and meshes there too")
     parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
+    parser.add_argument("--view", action="store_true", help="show the particles on a page while they train")
+    parser.add_argument("--quiet", action="store_true", help="tell no progress")
     options = parser.parse_args(args)
-    others = ("out", "resume", "log")
+    if options.view:
+        require_viser()
+    others = ("out", "resume", "log", "view", "quiet")
     given = {key: value for key, value in vars(options).items() if value is not None and key not in others}
     if options.log is not None:
         overrides = ["--config", str(config_file(f"loggers/{options.log}", "--log")), *overrides]
@@ -328,14 +195,14 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, bool]:
         wish = Wish(**{"prompt": "", **given})
         if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
             raise InputError(f"--out: {options.out} is not empty; name a new folder, or --resume a run")
-        return wish, RunFolder(options.out, wish.prompt, "--out"), False
+        return wish, RunFolder(options.out, wish.prompt, "--out"), options
     if options.out is not None:
         raise InputError("--out: a run is resumed in its own folder; leave it out")
     wish = recorded(options.resume)
     for key, value in given.items():
         if value != getattr(wish, key):
             raise InputError(f"{key}: {options.resume} was started with {getattr(wish, key)!r}; leave it out")
-    return wish, RunFolder(options.resume, None, "--resume"), True
+    return wish, RunFolder(options.resume, None, "--resume"), options
 
 
 def absolute_configs(overrides: list[str]) -> list[str]:
@@ -370,7 +237,7 @@ def main(
         at_end: Called with the folder of the run when all its stages have finished.
     """
     try:
-        wish, folder, resumed = parse(args)
+        wish, folder, options = parse(args)
         for stage in wish.stages:
             config_of(wish.preset, stage, wish.mesh is not None)
         folder.reserve()
@@ -378,11 +245,13 @@ def main(
         print(f"dream: {' '.join(str(error).split())[:500]}", file=sys.stderr)
         sys.exit(2)
     try:
-        if not resumed:
+        if options.resume is None:
             words = {key: value for key, value in asdict(wish).items() if value is not None}
             with atomic_write(folder.path / DREAM) as part:
                 part.write_text(yaml.safe_dump(words, allow_unicode=True), encoding="utf-8")
-        code = dream(wish, folder.path, more)
+        if options.view:
+            more = {stage: [*(more or {}).get(stage, []), "--view"] for stage in wish.stages}
+        code = dream(wish, folder.path, more, options.quiet)
         if not any((folder.path / stage / CONFIG).exists() for stage in wish.stages):
             folder.discard()
     except (KeyboardInterrupt, OSError) as error:

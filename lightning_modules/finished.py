@@ -8,7 +8,6 @@ import yaml
 from torch import Tensor
 
 from common.errors import InputError
-from lightning_modules.dream import STAGES
 from lightning_modules.handover import (
     first_surface,
     given_mesh,
@@ -21,6 +20,7 @@ from lightning_modules.handover import (
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
 from lightning_modules.texture import TexturedMesh
+from lightning_modules.wish import STAGES
 from scene.export import Placement
 from scene.iso_surface import judging_cameras
 from scene.mesh import Mesh

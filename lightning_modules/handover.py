@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError
-from lightning_modules.dream import STAGES
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.run.checkpoints import read_checkpoint
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
+from lightning_modules.wish import STAGES
 from scene.cameras import Orbit
 from scene.iso_surface import NoSurface, Start, from_field
 from scene.mesh import Mesh, MeshError

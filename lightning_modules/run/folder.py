@@ -24,7 +24,6 @@ CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")  # the one before it
 DREAM = "dream.yaml"  # beside the folders of the stages that `dream` runs
-PLACE = "VSD_PLACE"  # in the environment of a stage that `dream` runs: which of its stages it is, for the progress
 
 
 def name_of(prompt: str | None) -> str:

@@ -202,3 +202,13 @@ class Requeue(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.awaited:
             signal.signal(self.signal, self.handler)
+
+
+def stopping(trainer: pl.Trainer) -> bool:
+    """Whether this process has been told to end training.
+
+    Args:
+        trainer: That trains.
+    """
+    answers = [callback for callback in trainer.callbacks if isinstance(callback, AgreedStop | Requeue)]
+    return trainer.received_sigterm or any(callback.asked for callback in answers)

@@ -18,7 +18,7 @@ from evaluation.measures import Judges
 from evaluation.particles_2d import Setting, distil
 from evaluation.particles_3d import KINDS, Setting3D, options_of
 from evaluation.pictures import SIZE, Pictures, white
-from lightning_modules.dream import config_of
+from lightning_modules.wish import config_of
 from toybox.judges.parts import PartsJudge
 from toybox.judges.parts_network import PartsNetwork
 from toybox.judges.views import ViewClassifier

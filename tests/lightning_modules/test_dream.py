@@ -9,9 +9,12 @@ import yaml
 from small_runs import GEOMETRY, TEXTURE, TINY
 
 from lightning_modules import dream
-from lightning_modules.dream import FINISHED, PRESETS, SECONDS, STAGES, Wish, config_of, main, options_of
+from lightning_modules.dream import FINISHED, SECONDS, main
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder
 from lightning_modules.run.parent import die_with_parent
+from lightning_modules.run.place import Place, place
+from lightning_modules.run.time_left import Part
+from lightning_modules.wish import PRESETS, STAGES, Wish, config_of, options_of
 
 SHORT = {
     stage: [option for option in options if "particles" not in option] + ["--trainer.max_steps=2"]
@@ -114,6 +117,7 @@ class Stage:
 
     def __init__(self, command, env, preexec_fn):
         assert preexec_fn.func is die_with_parent
+        Stage.places.append(place(env))
         Stage.command, Stage.ended = command, False
         Stage.commands.append(command)
 
@@ -129,7 +133,7 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Stage)
-    Stage.commands = []
+    Stage.commands, Stage.places = [], []
     return Stage
 
 
@@ -264,3 +268,20 @@ def test_overrides_reach_every_stage_and_are_repeated_when_a_run_resumes(elsewhe
     first, *rest = stage.commands
     assert "--ckpt_path" in first and told[0] not in first, "its record holds them"
     assert len(rest) == 2 and all(" ".join(told) in " ".join(command) for command in rest)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_every_stage_knows_the_steps_before_it_and_after_it(elsewhere, stage, particles):
+    stage.code = 0
+    for name in STAGES:
+        (elsewhere / "run" / name).mkdir(parents=True)
+    (elsewhere / "run" / DREAM).write_text(f"prompt: a red car\nparticles: {particles}")
+    more = {"texture": ["--trainer.max_steps", "500"]}
+    assert ended("--resume", "run", "--quiet", more=more) == 0
+    n = particles
+    surface, colours = [Part(200 * n, phi=False)], [Part(80 * n, phi=False), Part(500 - 80 * n, phi=True)]
+    assert stage.places == [
+        Place("nerf", 1, 3, 0, [*surface, *colours], quiet=True),
+        Place("geometry", 2, 3, 900 * n, colours, quiet=True),
+        Place("texture", 3, 3, 1100 * n, [], quiet=True),
+    ]

@@ -18,6 +18,7 @@ from lightning_modules.run.heartbeat import Heartbeats
 from lightning_modules.run.loggers import MetricsFile
 from lightning_modules.run.progress import StepLines
 from lightning_modules.run.saving import LastCheckpoint
+from lightning_modules.run.viewer import Viewer
 from lightning_modules.texture import TextureStage
 from vsd.guidance import VSDGuidance
 from vsd.savings import Savings
@@ -26,7 +27,7 @@ from vsd.timesteps import Timesteps
 from vsd.views import Sector, ViewSectors
 
 BUILT = [NerfStage, GeometryStage, TextureStage, ImageStage, RandomCameras, VSDGuidance]
-BUILT += [Heartbeats, LastCheckpoint, MetricsFile, StepLines]
+BUILT += [Heartbeats, LastCheckpoint, MetricsFile, StepLines, Viewer]
 NESTED = {
     NerfStage: {FieldSettings, Regularisers},
     GeometryStage: {SurfaceLosses},

@@ -71,12 +71,15 @@ class Browser:
             self.events.append(answer)
         return answer
 
-    def open(self, page: Path, **view):
+    def open(self, page: Path | str, **view):
         return Tab(self, page, **view)
 
 
 class Tab:
-    """A page that is open. width, height: pixels; dark: the colour scheme; before: a script that runs first."""
+    """A page that is open, a file or an address.
+
+    width, height: pixels; dark: the colour scheme; before: a script that runs first.
+    """
 
     def __init__(self, browser, page, width=1200, height=900, dark=False, touch=False, before=""):
         self.browser = browser
@@ -91,7 +94,7 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         if before:
             self.call("Page.addScriptToEvaluateOnNewDocument", source=before)
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events()):
             browser.receive()
 
