@@ -40,7 +40,7 @@ def ended(*args, more=None):
         (["  "], "prompt: it is empty"),
         (["a ${colour} car"], "prompt: it holds '${'"),
         (["a car", "--preset", "sd99"], "--preset: 'sd99' is not one of toybox, "),
-        (["a car", "--particles", "0"], "--particles: 0; at least 1"),
+        (["a car", "--particles", "0"], "--particles: 0 is not in [1, 10000]"),
         (["a car", "--seed", "-1"], "--seed: -1"),
         (["a car", "--out", "/proc/nowhere"], "--out: /proc/nowhere cannot be made"),
         (["a car", "--out", "full"], "--out: full is not empty"),
