@@ -96,6 +96,20 @@ class Table3D:
         )
 
 
+def particles_shown(rgb: Tensor) -> Tensor:
+    """Up to eight pictures that show as many particles, each from as many sides, the front left first.
+
+    Args:
+        rgb: n particles in V views, (n, V, 3, S, S).
+
+    Returns:
+        (at most 8, 3, S, S), particle by particle.
+    """
+    count, views = rgb.shape[:2]
+    sides = [(1 + k) % views for k in range(max(1, 8 // count))]
+    return rgb[:8, sides].flatten(0, 1)
+
+
 def measure(plan: Plan3D, folder: Path) -> tuple[list[dict], dict[str, Tensor]]:
     """Runs and measures a plan.
 
@@ -120,7 +134,7 @@ def measure(plan: Plan3D, folder: Path) -> tuple[list[dict], dict[str, Tensor]]:
         seconds[setting] = run["seconds"]
         rows.append(table.row(setting, pictures, run))
         if setting.seed == 0 and setting.particles == plan.particles[0]:
-            strips[f"{setting.kind} {setting.scale:g}, {setting.prompt}"] = strip(pictures.rgb[0])
+            strips[f"{setting.scale:g} {setting.kind}, {setting.prompt}"] = strip(particles_shown(pictures.rgb))
         print(f"3D {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
     for setting in runs if plan.equal_time else []:
         as_sds = Setting3D(**asdict(setting) | {"kind": "sds"})

@@ -211,6 +211,13 @@ def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(
     assert [row["kind"] for row in again] == ["prior", "sds", "vsd"]
 
 
+@pytest.mark.parametrize(("count", "seen"), [(1, 8), (2, 8), (3, 6), (4, 8), (8, 8), (12, 8)])
+def test_a_row_of_pictures_shows_as_many_particles_as_fit(count, seen):
+    rgb = torch.arange(count).float()[:, None, None, None, None].expand(count, 8, 3, 2, 2)
+    shown = claims_3d.particles_shown(rgb)[:, 0, 0, 0]
+    assert len(shown) == seen and len(shown.unique()) == min(count, 8) and (shown.diff() >= 0).all()
+
+
 def test_the_presets_own_settings_are_what_is_measured():
     preset = OmegaConf.load(config_of("toybox", "nerf"))
     guidance = preset.trainer.callbacks[0].init_args
