@@ -151,7 +151,7 @@ def options_of(kind: type, key: str) -> Iterator[Option]:
         present = tuple(one for one in kinds if one is not type(None))
         yield Option(f"{key}.{name}", present, len(present) < len(kinds), texts.get(name, ""))
         for part in present:
-            if is_dataclass(part):
+            if is_dataclass(part) and len(present) == 1:  # else the words that take its place have no parts
                 yield from options_of(part, f"{key}.{name}")
 
 
@@ -236,7 +236,8 @@ def fit_cases(stage: str, roots: dict[str, type], each: int, draws: random.Rando
             for word in [*draws.sample(typed, min(each, len(typed))), *ranges]:
                 text = nested(option.key, word) if draws.random() < 0.5 else None
                 given = [f"--{option.key}={word}"] if text is None else ["--config", "broken.yaml"]
-                yield Case("vsd", [*line, *given], option.key, text)
+                alias = text is not None and word in ("*a", ALIAS)  # the reader of the file names its line
+                yield Case("vsd", [*line, *given], option.key + "|line 1" * alias, text)
             if int in option.kinds or float in option.kinds:
                 reference = draws.choice(["${nowhere}", "${nowhere.at.all}", "${" + option.key + "}"])
                 yield Case("vsd", [*line, f"--{option.key}={reference}"], option.key)

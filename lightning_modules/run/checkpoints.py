@@ -3,6 +3,7 @@
 A checkpoint is Lightning's, plain tensors and Python values, with a marker: the format's version and the stage.
 """
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,27 @@ def read_checkpoint(path: Path, stage: str, key: str = KEY) -> dict:
     if missing:
         raise InputError(f"{key}: {path} has no {', '.join(missing)}, without which no run resumes; name another")
     return checkpoint
+
+
+def newest_first(paths: list[Path]) -> list[Path]:
+    """Checkpoints of a run by the steps that they hold, since a clock may have been set back between two of them.
+
+    Args:
+        paths: Of the files.
+
+    Returns:
+        The files that cannot be read, which `first_good` names, then those of the most steps.
+    """
+
+    def steps(path: Path) -> tuple[float, float]:
+        try:
+            made = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        except Exception:
+            # torch raises a dozen types for a damaged file.
+            made = math.inf
+        return made, path.stat().st_mtime
+
+    return sorted(paths, key=steps, reverse=True)
 
 
 def first_good(paths: list[Path], stage: str) -> tuple[Path, str]:

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from common.errors import InputError
-from lightning_modules.run.checkpoints import first_good
+from lightning_modules.run.checkpoints import first_good, newest_first
 from lightning_modules.run.folder import CONFIG, LAST, PREVIOUS, RunFolder, checkpoints, requeued
 
 METRICS = "lightning_modules.run.loggers.MetricsFile"
@@ -56,7 +56,7 @@ def choose(config: Namespace, fit: bool) -> tuple[RunFolder, Path | None]:
         raise InputError("ckpt_path: it is missing; name a checkpoint, or say 'last' with --config RUN/config.yaml")
     folder = RunFolder(path, config.get("prompt"))
     if word is None and requeued():
-        candidates = sorted(checkpoints(folder.path), key=os.path.getmtime, reverse=True)
+        candidates = newest_first(checkpoints(folder.path))
     elif fit and not candidates and not folder.fresh and checkpoints(folder.path):
         raise InputError(
             f"trainer.default_root_dir: {folder.path} holds a run; resume it with --ckpt_path last, or name another"

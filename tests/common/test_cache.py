@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -54,3 +56,22 @@ def test_a_folder_that_cannot_be_written_costs_a_line(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     assert same(cached(tmp_path / "file" / "cache", lambda: TENSORS), TENSORS)
     assert "set VSD_CACHE" in caplog.text
+
+
+def test_two_processes_that_fill_a_cold_cache_at_once_both_get_it_and_leave_one_file(tmp_path):
+    """As two runs do that start together; each writes beside the target and renames."""
+    rounds, size = 20, 50_000
+
+    def fill() -> int:
+        for i in range(rounds):
+            made = cached(tmp_path / f"{i}.safetensors", lambda i=i: {"a": torch.full((size,), float(i))})
+            if not torch.equal(made["a"], torch.full((size,), float(i))):
+                return 1
+        return 0
+
+    child = os.fork()
+    if child == 0:
+        os._exit(fill())
+    assert fill() == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{i}.safetensors" for i in range(rounds))

@@ -64,7 +64,9 @@ def answers(options: argparse.Namespace, tried: list, run: Path) -> list[str]:
     found: list[str] = []
     while len(found) < count:
         command = [sys.executable, __file__, *sys.argv[1:], "--first", str(len(found)), "--run", str(run)]
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"VSD_CACHE": str(run)})
+        worker = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"VSD_CACHE": str(run.parent / "cache")}
+        )
         guard = threading.Timer(LATEST, worker.kill)
         guard.start()
         before = len(found)
@@ -98,8 +100,9 @@ def main() -> None:
         return work(options, options.first, options.run)
     tried, begun = cases(options), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-c", RUN, folder], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-        found = answers(options, tried, Path(folder))
+        run = Path(folder) / "run"
+        subprocess.run([sys.executable, "-c", RUN, str(run)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        found = answers(options, tried, run)
     counts: dict[str, Counter] = {}
     for case, wrong in zip(tried, found, strict=True):
         kind = next(

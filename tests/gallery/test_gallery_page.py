@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from pages import Page
@@ -45,6 +46,13 @@ def test_everything_that_the_page_names_is_there_and_relative(run):
     run.rename(moved)
     assert all(file.is_file() for file in Page(moved / "index.html").linked())
     assert page_of(moved).path.read_bytes() == before, "a page does not know where it lies"
+
+
+def test_no_page_tells_where_on_the_machine_it_lies(run, tmp_path):
+    page = page_of(run)
+    for file in (page.path, *(path for path in (run / "index_files").rglob("*") if path.is_file())):
+        text = file.read_bytes()
+        assert str(tmp_path).encode() not in text and str(Path.home() / "").encode() not in text, file
 
 
 def test_a_mesh_travels_as_a_script_with_its_bytes(run):
