@@ -101,6 +101,7 @@ def test_every_dotted_option_is_one_of_a_class():
     packages = [file.parent for file in ROOT.glob("*/__init__.py")]
     source = "\n".join(file.read_text() for package in packages for file in package.rglob("*.py"))
     lightning = {"accelerator", "devices", "num_nodes", "default_root_dir", "max_steps", "strategy", "class_path"}
+    lightning.add("val_check_interval")
     dotted = re.compile(r"--((?:trainer|model|data|checkpoint)\.[\w.]+)")
     asked = {(page.name, option) for page in PAGES for option in dotted.findall(page.read_text())}
     assert len(asked) > 20
