@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules import dream
+from lightning_modules.run.place import Place
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["common", "vsd", "scene", "toybox", "datamodules", "lightning_modules", "evaluation", "gallery"]
@@ -51,4 +52,4 @@ def test_a_stage_is_started_with_what_the_system_knows(tmp_path, monkeypatch, sy
 
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(subprocess, "Popen", Process)
-    assert dream.run_stage(dream.Wish("a red car"), "nerf", tmp_path, []) == 5
+    assert dream.run_stage(dream.Wish("a red car"), Place("nerf"), tmp_path, []) == 5
