@@ -49,7 +49,7 @@ def main(args: list[str] | None = None) -> None:
             write_rows(rows, options.out / "phi.csv")
             claims_phi.write_report(rows, options.out)
         if "preset" in options.only:
-            measured = claims_preset.measure(claims_preset.settings(options.quick), folder)
+            measured = claims_preset.measure(claims_preset.settings(options.quick, options.seeds), folder)
             write_rows(measured[0], options.out / "preset.csv")
             claims_preset.write_report(measured, options.out)
         if "3d" in options.only:

@@ -30,10 +30,15 @@ FIGURES = {  # column: heading, goal
 }
 
 
-def settings(quick: bool = False) -> list[Setting3D]:
-    """The runs, seeds last; the first prompt's with one seed if quick."""
-    prompts, seeds = (PROMPTS[:1], 1) if quick else (PROMPTS, SEEDS)
-    return [Setting3D(prompt, seed=seed, **PRESET) for seed in range(seeds) for prompt in prompts]
+def settings(quick: bool = False, seeds: int | None = None) -> list[Setting3D]:
+    """The runs, seeds last; the first prompt's with one seed if quick.
+
+    Args:
+        quick: Whether few runs are enough.
+        seeds: How many seeds; None for one if quick, else SEEDS.
+    """
+    prompts, usual = (PROMPTS[:1], 1) if quick else (PROMPTS, SEEDS)
+    return [Setting3D(prompt, seed=seed, **PRESET) for seed in range(seeds or usual) for prompt in prompts]
 
 
 def measure(runs: Iterable[Setting3D], folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
@@ -64,8 +69,10 @@ def measure(runs: Iterable[Setting3D], folder: Path) -> tuple[list[dict], dict[s
 
 
 def spread(values: list[float | None]) -> str:
-    """Mean, smallest and largest value, as text."""
+    """Mean, smallest and largest value, as text; a single value stands alone."""
     known = [value for value in values if value is not None]
+    if len(known) == 1:
+        return f"{known[0]:.2f}"
     return f"{mean(known):.2f} ({min(known):.2f} to {max(known):.2f})" if known else ""
 
 

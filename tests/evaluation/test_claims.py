@@ -224,12 +224,13 @@ def test_the_presets_own_settings_are_what_is_measured():
     setting = claims_preset.settings()[0]
     assert (setting.scale, setting.steps) == (guidance.scale, preset.trainer.max_steps)
     assert KINDS[setting.kind] == (f"kind={guidance.kind}", f"score.phi_mix={guidance.score.phi_mix}")
+    assert [run.seed for run in claims_preset.settings(seeds=2)] == 5 * [0] + 5 * [1]
     assert not {"a yellow duck", "a white snowman", "a red house"} & {run.prompt for run in claims_preset.settings()}
 
 
 def test_the_presets_report_has_the_spread_over_seeds(tmp_path, monkeypatch, capsys, blind_judges, drawn_samples):
     tiny = [Setting3D("a red mushroom", "vsd-0.75", 3.0, 1, seed, 2) for seed in range(2)]
-    monkeypatch.setattr(claims_preset, "settings", lambda quick: tiny)
+    monkeypatch.setattr(claims_preset, "settings", lambda *_: tiny)
     claims.main(["--quick", "--only", "preset", "--out", str(tmp_path)])
     rows, report = rows_of(tmp_path / "preset.csv"), (tmp_path / "preset.md").read_text()
     assert report in capsys.readouterr().out and (tmp_path / "preset-views.png").stat().st_size > 1000
@@ -237,3 +238,4 @@ def test_the_presets_report_has_the_spread_over_seeds(tmp_path, monkeypatch, cap
     assert "| a red mushroom | 2 | " in report
     assert f"{mean(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})" in report
     assert claims_preset.spread([1.0, None, 2.0]) == "1.50 (1.00 to 2.00)" and claims_preset.spread([None]) == ""
+    assert claims_preset.spread([2.0, None]) == "2.00"
