@@ -208,7 +208,11 @@ class Command(LightningCLI):
         try:
             return super().instantiate_trainer(**more)
         except (TypeError, ValueError, MisconfigurationException) as error:  # of an option that Lightning refuses
-            named = [name for name in vars(self.config_init[self.subcommand].trainer) if f"`{name}`" in str(error)]
+            named = [
+                name
+                for name in vars(self.config_init[self.subcommand].trainer)
+                if re.search(f"`{name}[`=]", str(error))
+            ]
             named += ["accelerator"] if "backend" in str(error) else []
             raise InputError(f"{'.'.join(['trainer', *named[:1]])}: {error}") from error
 

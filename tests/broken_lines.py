@@ -71,7 +71,6 @@ CONFLICTS = {
         (["--data.milestones=[]"], "data.milestones"),
         (["--data.milestones=[{step: 5, resolution: 8, batch_size: 1}]"], "data.milestones"),
         (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches"),
-        (["--trainer.precision=16-mixed"], "trainer.precision"),
         (["--trainer.callbacks=null"], "trainer.callbacks"),
         (["--ckpt_path=last"], "ckpt_path"),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path"),
