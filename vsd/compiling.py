@@ -8,14 +8,14 @@ from torch import Tensor
 
 from common.compiled import compile_checked
 from common.randomness import generator
+from vsd.noise_predictor import NoisePredictor
 from vsd.prior import DiffusionPrior, Text
-from vsd.score_network import ScoreNetwork
 
 KEY = "guidance.savings.compile"
 STIR = 0.02  # deviation of phi's weights while it is checked: those that start from zero would hide half of them
 
 
-def compile_unets(prior: DiffusionPrior, phi: ScoreNetwork | None, text: Text, plain: Text) -> None:
+def compile_unets(prior: DiffusionPrior, phi: NoisePredictor | None, text: Text, plain: Text) -> None:
     """Lets the prior, and phi, call compiled forms of their UNets.
 
     Args:

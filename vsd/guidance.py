@@ -23,6 +23,7 @@ from vsd.compiling import compile_unets
 from vsd.embeddings import embed, free_text_encoders
 from vsd.gradients import Reduction, Weight
 from vsd.health import SURE
+from vsd.noise_predictor import NoisePredictor
 from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
 from vsd.replay import Replay
@@ -31,6 +32,7 @@ from vsd.savings import Savings, load_encoder, out_of_memory
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
 from vsd.score_network import ScoreNetwork, load_score_base
 from vsd.score_trainer import ScoreSettings, ScoreTrainer
+from vsd.small_score_network import SmallScoreNetwork
 from vsd.timesteps import Timesteps
 from vsd.views import View, ViewSectors, eight_sectors
 
@@ -183,7 +185,7 @@ class VSDGuidance(pl.Callback):
             compile_unets(prior, network, self.table.plain, self._plain)
         self.core = ScoreDistillation(prior, network, **self.options)
 
-    def _build_phi(self, prior: DiffusionPrior) -> ScoreNetwork:
+    def _build_phi(self, prior: DiffusionPrior) -> NoisePredictor:
         base = prior
         if self.score.model is not None:
             base = load_score_base(self.score.model, prior)
@@ -191,9 +193,10 @@ class VSDGuidance(pl.Callback):
             free_text_encoders(base)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # the same phi on every rank
-            return ScoreNetwork(
-                base, self.score.rank, self.score.targets, True, prior, checkpointing=self.savings.checkpointing
-            )
+            checkpointing = self.savings.checkpointing
+            if self.score.network == "small":
+                return SmallScoreNetwork(prior, True, checkpointing)
+            return ScoreNetwork(base, self.score.rank, self.score.targets, True, prior, checkpointing)
 
     @property
     def image_size(self) -> int:

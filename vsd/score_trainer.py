@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.randomness import generator
 from vsd.health import PhiHealth
+from vsd.noise_predictor import NoisePredictor
 from vsd.prior import Text
-from vsd.score_network import ATTENTION, ScoreNetwork
+from vsd.score_network import ATTENTION
 
 GAIN = 1.02  # of an adaptive learning rate per particle step; health remembers about 50
 CALIBRATED = 0.97  # below, an adaptive learning rate rises
@@ -34,6 +35,8 @@ class ScoreSettings:
             while phi lags behind the renders, falls by 2 % while phi's error on fresh renders is larger than the
             prior's, stays within 1 / 30 and 30 times `lr`, and does not rise above 0.003.
         warmup: Updates of the learning rate's linear rise, >= 0.
+        network: "lora", a LoRA on the prior's UNet, or "small", a UNet of its own with random weights, which costs
+            little and has everything to learn; see `vsd.small_score_network`.
         rank: Of the LoRA, >= 1; its alpha is the same.
         targets: Names of the UNet's layers that get a LoRA.
         camera_dropout: Fraction of the samples whose camera is hidden from phi in training, in [0, 1].
@@ -60,6 +63,7 @@ class ScoreSettings:
     weight_decay: float = 0.01
     adaptive_lr: bool = False
     warmup: int = 500
+    network: Literal["lora", "small"] = "lora"
     rank: int = 4
     targets: tuple[str, ...] = ATTENTION
     camera_dropout: float = 0.1
@@ -79,6 +83,8 @@ class ScoreSettings:
             raise InputError(f"guidance.score.warm_start: {self.warm_start}; it counts particle steps, 0 for none")
         if self.replay < 0:
             raise InputError(f"guidance.score.replay: {self.replay}; it counts latents, 0 for none")
+        if self.network == "small" and self.model is not None:
+            raise InputError("guidance.score.model: a small network has no pretrained base; set network or model only")
         if self.replay and self.shared_forward:
             raise InputError("guidance.score.replay: a shared forward learns from the last step; set one of them only")
         for name in ("camera_dropout", "phi_mix"):
@@ -120,7 +126,7 @@ class ScoreTrainer:
 
     def __init__(
         self,
-        network: ScoreNetwork,
+        network: NoisePredictor,
         settings: ScoreSettings,
         seed: int = 0,
         rank: int = 0,
