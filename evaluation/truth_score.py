@@ -52,7 +52,7 @@ def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
         Arguments of `vsd`.
     """
     return [
-        *("fit", "--config", config, "--prompt", prompt, "--seed_everything", str(seed)),
+        *("fit", "--config", str(config), "--prompt", prompt, "--seed_everything", str(seed)),
         *(f"--model.seed={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"),
         *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0"),
         "--trainer.enable_model_summary=false",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.cache import load_weights, read_cached
-from toybox.judges import parts, views
+from toybox.judges import parts_training, views
 from toybox.judges.parts import PartsJudge
 from toybox.judges.parts_network import PartsNetwork
 from toybox.judges.views import ViewClassifier
@@ -92,14 +92,21 @@ def test_malicious_weights_in_the_cache_are_named_and_not_loaded(evil, caplog):
 
 @pytest.mark.parametrize("where", ["parts", "views"])
 def test_malicious_weights_of_a_judge_are_replaced(evil, monkeypatch, caplog, where):
+    parts_network, views_network = PartsNetwork(), ViewClassifier()
     judges = {
-        "parts": (parts, "train_parts_judge", PartsJudge(PartsNetwork()), lambda: parts.parts_judge("duck", 1, 1)),
-        "views": (views, "train_view_classifier", ViewClassifier(), lambda: views.cached_view_classifier([1], 1)),
+        "parts": (
+            *(parts_training, "train_parts_judge", PartsJudge(parts_network), parts_network),
+            lambda: parts_training.parts_judge("duck", 1, 1).network,
+        ),
+        "views": (
+            *(views, "train_view_classifier", views_network, views_network),
+            lambda: views.cached_view_classifier([1], 1),
+        ),
     }
-    module, train, trained, judge = judges[where]
-    monkeypatch.setattr(module, train, lambda *_: trained)
-    monkeypatch.setattr(parts, "incomplete_renders", lambda *_, **__: ())
-    monkeypatch.setattr(parts, "calibrate", lambda *_: None)
+    module, train, result, trained, judge = judges[where]
+    monkeypatch.setattr(module, train, lambda *_: result)
+    monkeypatch.setattr(parts_training, "incomplete_renders", lambda *_, **__: ())
+    monkeypatch.setattr(parts_training, "calibrate", lambda *_: None)
     monkeypatch.setattr(module, "cache_folder", lambda: evil.parent / "cache")
     judge()
     (file,) = (path for path in (evil.parent / "cache").rglob("*") if path.is_file())
