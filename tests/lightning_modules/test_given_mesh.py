@@ -139,14 +139,23 @@ def test_dream_textures_a_mesh_alone(ball, elsewhere):
 
 
 def test_dream_names_a_preset_without_a_file_for_meshes(elsewhere, capsys):
+    (elsewhere / "ball.stl").write_text("solid ball")
     with pytest.raises(SystemExit) as end:
         dream.main(["a duck", "--mesh", "ball.stl", "--preset", "paper"])
-    assert end.value.code == 2 and not list(elsewhere.iterdir())
+    assert end.value.code == 2 and [path.name for path in elsewhere.iterdir()] == ["ball.stl"]
     assert "--mesh: the preset 'paper' textures no given mesh" in capsys.readouterr().err
 
 
-def test_dream_with_a_bad_mesh_leaves_nothing(elsewhere, capfd):
+def test_dream_with_a_missing_mesh_leaves_nothing(elsewhere, capsys):
     with pytest.raises(SystemExit) as end:
         dream.main(["a duck", "--mesh", "nowhere.glb", "--out", "out"])
     assert end.value.code == 2 and not list(elsewhere.iterdir())
-    assert f"vsd: model.mesh: {elsewhere}/nowhere.glb does not exist" in capfd.readouterr().err
+    assert "dream: --mesh: nowhere.glb is no file" in capsys.readouterr().err
+
+
+def test_dream_with_a_broken_mesh_leaves_nothing(elsewhere, capfd):
+    (elsewhere / "broken.glb").write_text("no mesh")
+    with pytest.raises(SystemExit) as end:
+        dream.main(["a duck", "--mesh", "broken.glb", "--out", "out"])
+    assert end.value.code == 2 and [path.name for path in elsewhere.iterdir()] == ["broken.glb"]
+    assert f"vsd: model.mesh: {elsewhere}/broken.glb" in capfd.readouterr().err
