@@ -1,10 +1,11 @@
 """What VSD is for, in figures: python -m evaluation.claims [--quick] [--only PART...] [--out FOLDER].
 
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
-too much, and whether phi's health (see `vsd.health`) foretells the quality. preset: the toybox's NeRF preset on
-prompts that it was not tuned on. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with
-equal steps and in equal time. Runs are kept in FOLDER/runs; a command that was stopped continues, and what is there is
-not run again. Each part writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
+too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
+learning rate of phi that its health sets, change of the quality. preset: the toybox's NeRF preset on prompts that it
+was not tuned on. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with equal steps and
+in equal time. Runs are kept in FOLDER/runs; a command that was stopped continues, and what is there is not run again.
+Each part writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
 """
 
 import argparse
@@ -15,10 +16,10 @@ from pathlib import Path
 from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.files import atomic_write
-from evaluation import claims_2d, claims_3d, claims_phi, claims_preset
+from evaluation import claims_2d, claims_3d, claims_phi, claims_preset, claims_switches
 from evaluation.claims_report import write_report
 
-PARTS = ("2d", "phi", "preset", "3d")
+PARTS = ("2d", "phi", "switches", "preset", "3d")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -48,6 +49,11 @@ def main(args: list[str] | None = None) -> None:
             rows = claims_phi.measure(claims_phi.settings(options.quick), folder)
             write_rows(rows, options.out / "phi.csv")
             claims_phi.write_report(rows, options.out)
+        if "switches" in options.only:
+            runs = claims_switches.savings(options.seeds or claims_switches.SEEDS) + claims_switches.rates()
+            rows = claims_switches.measure(runs[::6] if options.quick else runs, folder)
+            write_rows(rows, options.out / "switches.csv")
+            claims_switches.write_report(rows, options.out)
         if "preset" in options.only:
             measured = claims_preset.measure(claims_preset.settings(options.quick, options.seeds), folder)
             write_rows(measured[0], options.out / "preset.csv")

@@ -16,12 +16,20 @@ from vsd.prior import DiffusionPrior
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
 from vsd.score_network import ALL_LAYERS, ATTENTION, ScoreNetwork
 from vsd.score_trainer import ScoreSettings, ScoreTrainer
+from vsd.small_score_network import SmallScoreNetwork
 from vsd.timesteps import Timesteps
 
 PER_STEP = 8  # particles that a step moves, at most
 LR = 0.03  # of the particles, Adam
 RANK = 8  # of phi's LoRA
 LAYERS = {"attention": ATTENTION, "all": ALL_LAYERS}
+SWITCHES = {  # of a run; options of ScoreSettings that it changes
+    "": {},
+    "adaptive": {"adaptive_lr": True},
+    "shared": {"shared_forward": True},
+    "small": {"network": "small"},
+    "bfloat16": {},  # weights of the prior and of phi's base
+}
 # Guidances of the caller's own by name: the kind on which each builds, and its class, built as ScoreDistillation is.
 Own = dict[str, tuple[Kind, type[ScoreDistillation]]]
 
@@ -42,7 +50,7 @@ class Setting:
         layers: With a LoRA, a key of LAYERS.
         phi_mix: Fraction of eps_phi in what is subtracted.
         decay: Whether the particles' learning rate falls linearly to 0.
-        adaptive: Whether phi's health sets phi's learning rate.
+        switch: A key of SWITCHES, what else is changed; "" for nothing.
     """
 
     prompt: str
@@ -56,14 +64,14 @@ class Setting:
     layers: str = "all"
     phi_mix: float = 1.0
     decay: bool = False
-    adaptive: bool = False
+    switch: str = ""
 
     @property
     def key(self) -> str:
         """A name for files: the values, joined."""
-        values = asdict(self)
-        end = "-adaptive" if values.pop("adaptive") else ""  # left out where false: files of earlier runs stay valid
-        return "-".join(str(value).replace(" ", "_").replace(",", "") for value in values.values()) + end
+        values = [str(value) for value in asdict(self).values()]
+        named = values if self.switch else values[:-1]  # files of earlier runs stay valid
+        return "-".join(value.replace(" ", "_").replace(",", "") for value in named)
 
 
 def distil(setting: Setting, model: str = "toybox", own: Own | None = None) -> tuple[Tensor, dict[str, float]]:
@@ -79,7 +87,7 @@ def distil(setting: Setting, model: str = "toybox", own: Own | None = None) -> t
         without phi.
     """
     kind, build = (own or {}).get(setting.kind, (setting.kind, ScoreDistillation))
-    prior = DiffusionPrior.load(model)
+    prior = DiffusionPrior.load(model, dtype=torch.bfloat16 if setting.switch == "bfloat16" else torch.float32)
     draws = generator("cpu", setting.seed, 0)
     text, empty = encode(prior, [setting.prompt]), encode(prior, [""])
     theta = torch.nn.ParameterList(
@@ -90,10 +98,14 @@ def distil(setting: Setting, model: str = "toybox", own: Own | None = None) -> t
     if kind in ("vsd", "esd"):
         with torch.random.fork_rng():
             torch.manual_seed(setting.seed)
-            phi = ScoreNetwork(prior, RANK, LAYERS[setting.layers])
-        settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates, adaptive_lr=setting.adaptive)
+            small = setting.switch == "small"
+            phi = SmallScoreNetwork(prior) if small else ScoreNetwork(prior, RANK, LAYERS[setting.layers])
+        settings = ScoreSettings(lr=setting.lr, warmup=20, updates=setting.updates, **SWITCHES[setting.switch])
         trainer = ScoreTrainer(phi, settings, setting.seed)
-    distillation = build(prior, trainer and trainer.network, kind, setting.scale, phi_mix=setting.phi_mix)
+    shared = setting.switch == "shared"
+    distillation = build(
+        prior, trainer and trainer.network, kind, setting.scale, phi_mix=setting.phi_mix, shared_forward=shared
+    )
     schedule, count = Timesteps(setting.steps), min(PER_STEP, setting.particles)
     health: dict[str, list[float]] = {}
     for step in range(setting.steps):
@@ -109,7 +121,7 @@ def distil(setting: Setting, model: str = "toybox", own: Own | None = None) -> t
             optimizer.step()
             if trainer is not None:
                 trainer.adapt(distillation.health)
-                trainer.update(distillation.latents, conditions.text)
+                trainer.update(distillation.latents, conditions.text, shared=distillation.take_forward())
         if trainer is not None and 2 * step >= setting.steps:
             for name, figure in distillation.health.figures().items():
                 health.setdefault(name, []).append(float(figure))

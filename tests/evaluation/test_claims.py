@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from common.errors import InputError
-from evaluation import claims, claims_2d, claims_3d, claims_phi, claims_preset
+from evaluation import claims, claims_2d, claims_3d, claims_phi, claims_preset, claims_switches
 from evaluation.claims_phi import correlation
 from evaluation.claims_report import interval, paired, sign_test, table
 from evaluation.measures import Judges
@@ -173,6 +173,20 @@ def test_the_report_on_phi_has_a_row_per_run(tmp_path, monkeypatch, capsys, blin
     )
     assert (tmp_path / "phi.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "phi.png").stat().st_size > 1000
+
+
+def test_the_report_on_switches_has_a_row_per_switch(tmp_path, monkeypatch, capsys, blind_judges):
+    runs = [replace(run, particles=3, steps=2) for run in claims_switches.savings(1)]
+    assert {run.switch for run in runs} == {"", "shared", "bfloat16", "small"} and len(runs) == 4
+    assert len(claims_switches.rates()) == 8 and len({run.key for run in runs}) == 4
+    monkeypatch.setattr(claims_switches, "savings", lambda seeds: runs)
+    monkeypatch.setattr(claims_switches, "rates", lambda: [])
+    claims.main(["--only", "switches", "--out", str(tmp_path)])
+    report = (tmp_path / "switches.md").read_text()
+    assert report in capsys.readouterr().out
+    assert all(f"| 0.003 | {switch} | 1 | " in report for switch in ("none", "shared", "bfloat16", "small"))
+    pictures = {row["switch"]: row["phi_ratio"] for row in rows_of(tmp_path / "switches.csv")}
+    assert len(set(pictures.values())) == 4, "each switch changes something"
 
 
 def test_a_3d_run_has_the_presets_schedules_per_particle(tmp_path):

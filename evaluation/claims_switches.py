@@ -1,0 +1,82 @@
+"""What the switches of a step change of the quality, particles as images (see `evaluation.claims`).
+
+Two tables. VSD at its best 2D setting (scale 1, a learning rate of the particles that falls to 0) with a switch that
+saves time or memory. And phi's learning rate set by phi's health, from a rate that is too low and one that is high.
+"""
+
+from itertools import groupby, product
+from pathlib import Path
+
+from common.files import atomic_write
+from evaluation.claims_2d import Table, particles, view_prompt
+from evaluation.claims_report import interval
+from evaluation.particles_2d import Setting
+
+SAVING, SEEDS = ("", "shared", "bfloat16", "small"), 2
+PROMPTS, RATES = ("a red car", "a white snowman"), (1e-4, 1e-2)
+FIGURES = {
+    "kid_prior": "KID to the prior's samples",
+    "diversity_prior": "diversity over the prior's",
+    "part_recall": "part recall",
+    "sharpness": "sharpness",
+    "phi_ratio": "phi's error over the prior's",
+    "phi_calibration": "calibration",
+    "seconds": "seconds",
+}
+
+
+def savings(seeds: int = SEEDS) -> list[Setting]:
+    """The runs of the first table."""
+    duck = view_prompt("a yellow duck")
+    return [Setting(duck, "vsd", 1.0, seed=seed, decay=True, switch=one) for seed in range(seeds) for one in SAVING]
+
+
+def rates() -> list[Setting]:
+    """The runs of the second table."""
+    return [
+        Setting(view_prompt(prompt), "vsd", 2.0, 4, 0, 200, 1, lr, decay=True, switch=switch)
+        for prompt, lr, switch in product(PROMPTS, RATES, ("", "adaptive"))
+    ]
+
+
+def measure(runs: list[Setting], folder: Path) -> list[dict]:
+    """One row per run, from the folder or distilled and put there."""
+    table, rows = Table(folder), []
+    for number, setting in enumerate(runs, 1):
+        pictures, run = particles(setting, folder)
+        rows.append(table.row(setting, pictures, run))
+        print(f"switches {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
+    return rows
+
+
+def table_of(rows: list[dict]) -> list[str]:
+    """Lines of Markdown: one row per prompt, learning rate and switch, with standard errors over seeds.
+
+    Args:
+        rows: Of runs.
+    """
+    lines = ["| prompt | phi's lr | switch | runs | " + " | ".join(FIGURES.values()) + " |", "|---" * 11 + "|"]
+
+    def key(row: dict) -> tuple[str, float, str]:
+        return row["prompt"], row["lr"], row["switch"]
+
+    for (prompt, lr, switch), group in groupby(sorted(rows, key=key), key):
+        members = list(group)
+        values = [[row[column] for row in members if row[column] is not None] for column in FIGURES]
+        cells = [interval(known) if known else "" for known in values]
+        lines.append(f"| {prompt} | {lr:g} | {switch or 'none'} | {len(members)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def write_report(rows: list[dict], folder: Path) -> None:
+    """Writes switches.md, and prints it.
+
+    Args:
+        rows: Of all runs.
+        folder: Where to.
+    """
+    lines = ["VSD with decay; 8 particles at scale 1 where phi's learning rate is 0.003, 4 at scale 2 elsewhere.", ""]
+    text = "\n".join(lines + table_of(rows)) + "\n"
+    with atomic_write(folder / "switches.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
