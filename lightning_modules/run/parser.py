@@ -31,8 +31,21 @@ class OneLineParser(LightningArgumentParser):
         files = [value for name, value in zip(self.given, self.given[1:], strict=False) if name in ("-c", "--config")]
         if "arguments are required" in message and files:
             words += f" (not in {', '.join(files)}; is one of them cut short?)"
+        elif key and files and not is_given(key, self.given):
+            words = f"{words[:300]} (in {', '.join(files)}; is one of them cut short?)"
         print(f"vsd: {key and key + ': '}{words}"[:500], file=sys.stderr)
         sys.exit(2)
+
+
+def is_given(key: str, args: list[str]) -> bool:
+    """Whether an option, or one of the same part such as another of the trainer's callbacks, is on the command line.
+
+    Args:
+        key: The option, without dashes.
+        args: Of the command.
+    """
+    names = [arg.partition("=")[0].removeprefix("--").split(".")[:2] for arg in args if arg.startswith("--")]
+    return key.split(".")[:2] in names
 
 
 # Of the types that were tried and the values that they were tried with.

@@ -74,13 +74,21 @@ def test_a_record_is_not_used_for_another_prompt_or_seed(whole, capsys, key, val
     assert line.startswith(f"{key}: ") and CONFIG in line
 
 
-@pytest.mark.parametrize("kept", [0, 0.5, 0.9, 0.97])
+@pytest.mark.parametrize("kept", [0, *(0.1 * k for k in range(1, 10)), 0.97])
 def test_a_record_that_is_cut_short_is_not_resumed_with_the_defaults_of_what_is_missing(whole, elsewhere, capsys, kept):
     folder = shutil.copytree(whole, elsewhere / "run")
     record = (folder / CONFIG).read_text()
     (folder / CONFIG).write_text(record[: int(kept * len(record))])
     line = refused(capsys, "fit", "--config", str(folder / CONFIG), "--ckpt_path=last", "--prompt=a red mushroom")
     assert CONFIG in line
+
+
+def test_a_record_that_is_cut_within_a_value_is_named(whole, elsewhere, capsys):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    record = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(record[: record.index("deterministic:") + len("deterministic: n")])
+    line = refused(capsys, "fit", "--config", str(folder / CONFIG), "--ckpt_path=last")
+    assert line.startswith("trainer.deterministic: Expected") and f"(in {folder / CONFIG}; is" in line
 
 
 def test_a_run_that_is_going_on_is_not_resumed_beside_itself(whole, elsewhere, capsys):
