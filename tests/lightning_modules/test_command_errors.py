@@ -74,7 +74,7 @@ def test_a_record_is_not_used_for_another_prompt_or_seed(whole, capsys, key, val
     assert line.startswith(f"{key}: ") and CONFIG in line
 
 
-@pytest.mark.parametrize("kept", [0, *(0.1 * k for k in range(1, 10)), 0.97])
+@pytest.mark.parametrize("kept", [0, 0.3, 0.5, 0.9, 0.97])
 def test_a_record_that_is_cut_short_is_not_resumed_with_the_defaults_of_what_is_missing(whole, elsewhere, capsys, kept):
     folder = shutil.copytree(whole, elsewhere / "run")
     record = (folder / CONFIG).read_text()
