@@ -46,12 +46,12 @@ def main(args: list[str] | None = None) -> None:
             write_rows(measured[0], options.out / "2d.csv")
             write_report("2d", measured, options.out)
         if "phi" in options.only:
-            rows = claims_phi.measure(claims_phi.settings(options.quick), folder)
+            rows = claims_2d.rows_of("phi", claims_phi.settings(options.quick), folder)
             write_rows(rows, options.out / "phi.csv")
             claims_phi.write_report(rows, options.out)
         if "switches" in options.only:
             runs = claims_switches.savings(options.seeds or claims_switches.SEEDS) + claims_switches.rates()
-            rows = claims_switches.measure(runs[::6] if options.quick else runs, folder)
+            rows = claims_2d.rows_of("switches", runs[::6] if options.quick else runs, folder)
             write_rows(rows, options.out / "switches.csv")
             claims_switches.write_report(rows, options.out)
         if "preset" in options.only:

@@ -161,6 +161,25 @@ class Table:
         }
 
 
+def rows_of(title: str, runs: list[Setting], folder: Path) -> list[dict]:
+    """Runs and measures settings.
+
+    Args:
+        title: Of what they belong to, for the progress.
+        runs: The settings.
+        folder: Of their files.
+
+    Returns:
+        One row per run.
+    """
+    table, rows = Table(folder), []
+    for number, setting in enumerate(runs, 1):
+        pictures, run = particles(setting, folder)
+        rows.append(table.row(setting, pictures, run))
+        print(f"{title} {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
+    return rows
+
+
 def measure(plan: Plan, folder: Path, own: Own | None = None) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Runs and measures a plan.
 

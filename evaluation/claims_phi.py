@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from common.files import atomic_write
-from evaluation.claims_2d import Table, particles, view_prompt
+from evaluation.claims_2d import view_prompt
 from evaluation.particles_2d import Setting
 
 PROMPTS = ("a yellow duck", "a red car")
@@ -30,16 +30,6 @@ def settings(quick: bool = False) -> list[Setting]:
         for updates, layers, rate, prompt in product(UPDATES, LAYERS, RATES, PROMPTS)
     ]
     return runs[::13] if quick else runs
-
-
-def measure(runs: list[Setting], folder: Path) -> list[dict]:
-    """One row per run, from the folder or distilled and put there."""
-    table, rows = Table(folder), []
-    for number, setting in enumerate(runs, 1):
-        pictures, run = particles(setting, folder)
-        rows.append(table.row(setting, pictures, run))
-        print(f"phi {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
-    return rows
 
 
 def correlation(health: list[float], quality: list[float], seed: int = 0) -> tuple[float, float, float]:

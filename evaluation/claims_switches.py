@@ -8,7 +8,7 @@ from itertools import groupby, product
 from pathlib import Path
 
 from common.files import atomic_write
-from evaluation.claims_2d import Table, particles, view_prompt
+from evaluation.claims_2d import view_prompt
 from evaluation.claims_report import interval
 from evaluation.particles_2d import Setting
 
@@ -37,16 +37,6 @@ def rates() -> list[Setting]:
         Setting(view_prompt(prompt), "vsd", 2.0, 4, 0, 200, 1, lr, decay=True, switch=switch)
         for prompt, lr, switch in product(PROMPTS, RATES, ("", "adaptive"))
     ]
-
-
-def measure(runs: list[Setting], folder: Path) -> list[dict]:
-    """One row per run, from the folder or distilled and put there."""
-    table, rows = Table(folder), []
-    for number, setting in enumerate(runs, 1):
-        pictures, run = particles(setting, folder)
-        rows.append(table.row(setting, pictures, run))
-        print(f"switches {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
-    return rows
 
 
 def table_of(rows: list[dict]) -> list[str]:

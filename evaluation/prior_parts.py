@@ -9,13 +9,12 @@ less than 0.9 of the truth's.
 import sys
 
 from common.command_line import OneLineArguments, one_line
-from common.errors import InputError
 from evaluation.measures import Yardstick, load_judges, truth_for
 from evaluation.pictures import INSTANCES, look_cameras
 from evaluation.prior_samples import COUNT, prior_samples
 from evaluation.runs import DISTANCE, FOVY
 from evaluation.truth_distance import VIEWS
-from toybox.world.objects import COLOURS, OBJECTS
+from toybox.world.objects import COLOURS, OBJECTS, chosen_objects
 from vsd.prior import TOYBOX
 
 GOAL = 0.9  # of the truth's recall
@@ -51,11 +50,9 @@ def main(args: list[str] | None = None) -> None:
     colour, short = next(iter(COLOURS)), 0
     with one_line("prior_parts"):
         options = parser.parse_args(args)
-        for name in options.objects:
-            if name not in OBJECTS:
-                raise InputError(f"OBJECT: unknown object {name[:40]!r}; the toybox has {', '.join(OBJECTS)}")
+        names = chosen_objects(options.objects)
         print(f"{'object':<12}{'samples':>9}{'truth':>9}{'ratio':>9}   goal {GOAL}")
-        for name in options.objects or OBJECTS:
+        for name in names:
             of_samples, of_truth = recalls(name, colour, options.prior)
             if not of_truth:
                 print(f"{name:<12}{'no named parts':>27}")

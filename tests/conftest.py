@@ -29,3 +29,13 @@ def untrained_prior(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prior") / "untrained"
     untrained_pipeline(VOCABULARY).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A Chromium for the tests of a module, which see that there is one."""
+    from browser import Browser
+
+    started = Browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()

@@ -21,13 +21,6 @@ LARGE = "document.querySelector('canvas.view')"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    started = chromium.Browser(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with two runs of dream, a run of a stage, and all their pages."""
     folder = tmp_path_factory.mktemp("a folder & <b>") / "runs"

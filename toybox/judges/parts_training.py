@@ -18,13 +18,12 @@ from torch import Tensor
 
 from common.cache import cache_folder
 from common.command_line import OneLineArguments, one_line
-from common.errors import InputError
 from toybox.judges.parts import VISIBLE, PartsJudge, pixels_of_parts
 from toybox.judges.parts_network import CELL, PartsNetwork
 from toybox.judges.training import cached_network, start_training
 from toybox.world.builder import BODY, PARTS, PARTS_KEY
 from toybox.world.incomplete import incomplete_renders
-from toybox.world.objects import OBJECTS
+from toybox.world.objects import OBJECTS, chosen_objects
 from toybox.world.renders import VERSION, Renders, random_backgrounds
 
 TRAIN = 2048  # renders that a judge is trained on
@@ -206,10 +205,7 @@ def main(args: list[str] | None = None) -> None:
     parser = OneLineArguments(prog="parts_training", description=main.__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="*", metavar="OBJECT", help=f"of {', '.join(OBJECTS)} (default: all)")
     with one_line("parts_training"):
-        names = parser.parse_args(args).objects or list(OBJECTS)
-        for name in names:
-            if name not in OBJECTS:
-                raise InputError(f"OBJECT: unknown object {name[:40]!r}; the toybox has {', '.join(OBJECTS)}")
+        names = chosen_objects(parser.parse_args(args).objects)
     print(f"{'object':<12}{'part':<14}{'recall':>8}{'false alarms':>14}{'shown':>8}")
     for name in names:
         accuracy = held_out_accuracy(parts_judge(name), *incomplete_renders(name, HELD_OUT, held_out=True))

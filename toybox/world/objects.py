@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import InputError
 from toybox.world.builder import (
     BEAK,
     BISCUIT,
@@ -268,6 +269,21 @@ OBJECTS: dict[str, Callable[[Builder], None]] = {
     "ice cream": ice_cream,
 }
 WITH_FRONT = ("car", "duck", "chair", "mug", "house", "robot")
+
+
+def chosen_objects(names: list[str]) -> list[str]:
+    """The objects that a command line names.
+
+    Args:
+        names: Of objects; none for all.
+
+    Raises:
+        InputError: One of them is none of the toybox.
+    """
+    for name in names:
+        if name not in OBJECTS:
+            raise InputError(f"OBJECT: unknown object {name[:40]!r}; the toybox has {', '.join(OBJECTS)}")
+    return names or list(OBJECTS)
 
 
 def build(name: str, colour: str, seed: int) -> Solids:

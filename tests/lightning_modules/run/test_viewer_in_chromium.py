@@ -50,13 +50,6 @@ class Training:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    started = chromium.Browser(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
 def seen(browser, tmp_path_factory):
     """A page that is open, and the training that it shows."""
     stage = stage_of(tmp_path_factory.mktemp("run"))
