@@ -1,5 +1,7 @@
 """What VSD is for, in figures: python -m evaluation.claims [--quick] [--only PART...] [--out FOLDER].
 
+--prompts, --kinds, --scales, --particles and --seeds choose other runs of the parts 2d and 3d than their plans.
+
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
 too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
 learning rate of phi that its health sets, change of the quality. preset: the toybox's NeRF preset on prompts that it
@@ -15,9 +17,12 @@ from pathlib import Path
 
 from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
+from common.errors import InputError
 from common.files import atomic_write
 from evaluation import claims_2d, claims_3d, claims_phi, claims_preset, claims_switches
 from evaluation.claims_report import write_report
+from evaluation.particles_3d import KINDS
+from toybox.world.captions import parse_prompt
 
 PARTS = ("2d", "phi", "switches", "preset", "3d")
 
@@ -33,13 +38,17 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     parser.add_argument("--out", type=a_path, default=Path("runs/claims"), help="folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many; one has no interval")
+    parser.add_argument("--prompts", nargs="+", help="objects with colours, of 2d and 3d")
+    parser.add_argument("--kinds", nargs="+", help="methods of 2d and 3d, such as sds, vsd, 'vsd, decay'")
+    parser.add_argument("--scales", nargs="+", type=float, help="of classifier-free guidance, of 2d and 3d")
+    parser.add_argument("--particles", nargs="+", type=int, help="numbers of particles, of 2d and 3d")
     with one_line("claims"):
         options = parser.parse_args(args)
         require_range("--seeds", options.seeds, 1, 1000)
         require_place("--out", options.out)
         flat, solid = (claims_2d.QUICK, claims_3d.QUICK) if options.quick else (claims_2d.FULL, claims_3d.FULL)
-        if options.seeds is not None:
-            flat, solid = replace(flat, seeds=options.seeds), replace(solid, seeds=options.seeds)
+        chosen = chosen_of(options)
+        flat, solid = replace(flat, **chosen), replace(solid, **chosen)
         folder = options.out / "runs"
         if "2d" in options.only:
             measured = claims_2d.measure(flat, folder)
@@ -62,6 +71,32 @@ def main(args: list[str] | None = None) -> None:
             measured = claims_3d.measure(solid, folder)
             write_rows(measured[0], options.out / "3d.csv")
             write_report("3d", measured, options.out)
+
+
+def chosen_of(options: argparse.Namespace) -> dict:
+    """What the command line says in the place of a plan: values of claims_2d.Plan and claims_3d.Plan3D by name.
+
+    Args:
+        options: Of the command line.
+
+    Raises:
+        InputError: There is no such prompt, method, scale or number of particles.
+    """
+    chosen = {name: getattr(options, name) for name in ("prompts", "kinds", "scales", "particles")}
+    chosen = {name: tuple(values) for name, values in chosen.items() if values}
+    for prompt in chosen.get("prompts", ()):
+        parse_prompt(prompt)
+    methods = {"2d": claims_2d.KINDS, "3d": tuple(KINDS)}
+    for part in methods.keys() & set(options.only):
+        for kind in chosen.get("kinds", ()):
+            if kind not in methods[part]:
+                known = "; ".join(methods[part])
+                raise InputError(f"--kinds: '{kind}' is no method of {part}; use --only {part} with one of: {known}")
+    for scale in chosen.get("scales", ()):
+        require_range("--scales", scale, 0.0, 1000.0)
+    for number in chosen.get("particles", ()):
+        require_range("--particles", number, 1, 1000)
+    return chosen | ({} if options.seeds is None else {"seeds": options.seeds})
 
 
 def write_rows(rows: list[dict], path: Path) -> None:

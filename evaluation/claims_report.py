@@ -76,6 +76,50 @@ def paired(rows: list[dict], column: str, larger: bool, more: str = "") -> list[
     return lines
 
 
+def best_scale(rows: list[dict], kind: str) -> float:
+    """The scale at which a method comes closest to the prior's samples, by the mean of its runs.
+
+    Args:
+        rows: Of runs, at least one of the method.
+        kind: The method.
+    """
+    scales = {row["scale"] for row in rows if row["kind"] == kind}
+    return min(scales, key=lambda scale: mean(r["kid_prior"] for r in rows if (r["kind"], r["scale"]) == (kind, scale)))
+
+
+def paired_at_best(rows: list[dict]) -> list[str]:
+    """Lines that compare VSD with SDS, each at its own best scale, at equal prompt, number of particles and seed.
+
+    SDS is taken with and without decay, and with equal time where that was run, whichever is best.
+
+    Args:
+        rows: Of runs.
+
+    Returns:
+        One line per tested figure; none without runs of both.
+    """
+    methods = []
+    for name in ("vsd", "sds"):
+        kinds = {row["kind"] for row in rows if row["kind"].split(",")[0] == name}
+        each = [(kind, best_scale(rows, kind)) for kind in sorted(kinds)]
+        if not each:
+            return []
+        methods.append(min(each, key=lambda one: mean(r["kid_prior"] for r in rows if (r["kind"], r["scale"]) == one)))
+    chosen = [
+        row | {"kind": name, "scale": 0.0}
+        for name, one in zip(("vsd", "sds"), methods, strict=True)
+        for row in rows
+        if (row["kind"], row["scale"]) == one
+    ]
+    words = " against ".join(f"{kind}, scale {scale:g}" for kind, scale in methods)
+    lines = ["", f"Each method at its own best setting by KID ({words}; sign test):", ""]
+    lines += ["| figure | | VSD better | p |", "|---|---|---|---|"]
+    for column in TESTED:
+        if column in rows[0]:
+            lines += [line for line in paired(chosen, column, FIGURES[column][1] is not False) if "| all |" in line]
+    return lines
+
+
 def table(rows: list[dict]) -> list[str]:
     """Lines of Markdown: one row per prompt, number of particles, method and scale, with standard errors.
 
@@ -117,6 +161,7 @@ def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]
         if column in rows[0]:
             for more in ("", ", decay"):
                 lines += paired(rows, column, FIGURES[column][1] is not False, more)
+    lines += paired_at_best([row for row in rows if row["kid_prior"] is not None])
     text = "\n".join(lines) + "\n"
     with atomic_write(folder / f"{title}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from common.errors import InputError
 from evaluation import claims, claims_2d, claims_3d, claims_phi, claims_preset, claims_switches
 from evaluation.claims_phi import correlation
-from evaluation.claims_report import interval, paired, sign_test, table
+from evaluation.claims_report import interval, paired, paired_at_best, sign_test, table
 from evaluation.measures import Judges
 from evaluation.particles_2d import Setting, distil
 from evaluation.particles_3d import KINDS, Setting3D, options_of
@@ -72,6 +72,46 @@ def test_pairs_are_runs_that_differ_in_the_method_alone():
         "| part recall | all | 1 of 2 | 1 |",
     ]
     assert paired(rows, "part_recall", True, ", decay") == []
+
+
+def test_each_method_is_compared_at_its_own_best_scale():
+    row = {"prompt": "a", "particles": 2, "seed": 0, "part_recall": 0.5}
+    rows = [
+        row | {"kind": "vsd", "scale": 1.0, "kid_prior": 2.0},
+        row | {"kind": "vsd", "scale": 3.0, "kid_prior": 1.0},
+        row | {"kind": "vsd, decay", "scale": 3.0, "kid_prior": 4.0},
+        row | {"kind": "sds", "scale": 1.0, "kid_prior": 0.5},
+        row | {"kind": "sds", "scale": 3.0, "kid_prior": 9.0, "part_recall": 0.9},
+    ]
+    lines = paired_at_best(rows)
+    assert "(vsd, scale 3 against sds, scale 1; sign test)" in lines[1]
+    assert lines[5:] == ["| KID to the prior's samples | all | 0 of 1 | 1 |"], "equal part recalls are no pair"
+    assert paired_at_best(rows[:3]) == []
+
+
+def test_the_command_line_chooses_runs_in_the_place_of_the_plan(tmp_path, blind_judges):
+    chosen = ["--kinds", "sds", "--scales", "2", "--particles", "3", "--seeds", "1", "--prompts", "a red car"]
+    claims.main(["--quick", "--only", "2d", "--out", str(tmp_path), *chosen])
+    rows = [row for row in rows_of(tmp_path / "2d.csv") if row["kind"] != "prior"]
+    figures = ("prompt", "kind", "scale", "particles", "seed")
+    assert [[row[name] for name in figures] for row in rows] == [["a red car, front left view", "sds", "2.0", "3", "0"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--kinds", "ads"),
+        ("--kinds", "vsd-0.75"),
+        ("--scales", "nan"),
+        ("--particles", "0"),
+        ("--prompts", "a red sea"),
+    ],
+)
+def test_runs_that_there_are_not_are_refused(option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        claims.main(["--only", "2d", "--out", str(tmp_path / "out"), option, value])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and value.split()[-1] in line and not (tmp_path / "out").exists()
 
 
 def test_a_plan_has_every_combination_once_and_csd_no_scale():
