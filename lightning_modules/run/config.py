@@ -132,7 +132,8 @@ def set_wandb_id(config: Namespace, folder: Path) -> None:
     before = yaml.safe_load(record.read_text())["trainer"]["logger"] if unnamed and record.exists() else None
     ids = [part["init_args"].get("id") for part in _as_list(before) if _is_wandb(part["class_path"])]
     for arguments in unnamed:
-        arguments.id = next(filter(None, ids), secrets.token_hex(4))
+        # The letter, which no number has: 1e345678 would be read back from config.yaml as one.
+        arguments.id = next(filter(None, ids), "r" + secrets.token_hex(4))
 
 
 def hide_places() -> None:

@@ -28,6 +28,7 @@ def require_no_places(folder, place):
 
 def test_wandb_gets_pictures_video_and_configuration_and_keeps_its_id_over_a_resume(elsewhere, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "1e345678")  # a number, had it no letter before it
     for name in ("WANDB_X_DISABLE_META", "WANDB_CONSOLE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("WANDB_API_KEY", "HF_TOKEN"):
