@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import interleaved, row
-from scene.hashgrid import MASK, PRIMES, HashGrid
+from scene.hash_encoding import MASK, PRIMES
+from scene.hashgrid import HashGrid
 from scene.radiance_field import DenseGrid
 
 GOAL = 2.0

@@ -16,8 +16,8 @@ from common.cache import cached
 from common.pixels import to_uint8
 from evaluation.pictures import Pictures, look_cameras, white
 from evaluation.runs import DISTANCE, FOVY, look_at
+from evaluation.short_presets import GUIDANCE, squeezed
 from evaluation.truth_distance import VIEWS
-from evaluation.truth_score import GUIDANCE, squeezed
 from lightning_modules.cli import run
 from lightning_modules.wish import config_of
 

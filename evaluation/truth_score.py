@@ -15,106 +15,21 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from yaml import YAMLError
 
 from common.checks import require_positive, require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
 from datamodules.random_cameras import RandomCameras
 from evaluation.runs import look_at
+from evaluation.short_presets import CONFIG, GUIDANCE, Preset, fit, squeezed, steps_in, train_later_stage
 from evaluation.truth_distance import INSTANCES, Look, cameras, nearest, scale, true_looks
-from lightning_modules.cli import Command, run
-from lightning_modules.dream import handed_on
 from lightning_modules.object_stage import ObjectStage
 from lightning_modules.run.pictures import save_picture
 from lightning_modules.wish import STAGES
 from toybox.world.captions import parse_prompt
 
-CONFIG = Path("configs/toybox/nerf.yaml")
 PIXELS = 64  # of a look's side
-GUIDANCE = "--trainer.callbacks.init_args."
-CALIBRATION = (20, 80)  # steps of the two presets, squeezed to them, whose times tell that of a step
-
-
-def options(config: str, prompt: str, seed: int, folder: Path) -> list[str]:
-    """The options of a stage's run without pictures and progress.
-
-    Args:
-        config: The stage's file.
-        prompt: What to make.
-        seed: Of everything random.
-        folder: The run folder.
-
-    Returns:
-        Arguments of `vsd`.
-    """
-    return [
-        *("fit", "--config", str(config), "--prompt", prompt, "--seed_everything", str(seed)),
-        *(f"--model.seed={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"),
-        *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0"),
-        "--trainer.enable_model_summary=false",
-    ]
-
-
-def fit(arguments: argparse.Namespace, prompt: str, seed: int, steps: int | None, folder: Path) -> Command:
-    """Trains the NeRF preset once.
-
-    Args:
-        arguments: Of this command.
-        prompt: What to make.
-        seed: Of everything random.
-        steps: To squeeze or stretch the preset to, None for its own.
-        folder: The run folder.
-
-    Returns:
-        The command with its model and data.
-    """
-    length = [] if steps is None else squeezed(arguments.config, steps)
-    kept = "--checkpoint.every=1000000"  # at the end alone
-    return run([*options(arguments.config, prompt, seed, folder), kept, *arguments.overrides, *length])
-
-
-def squeezed(config: str | Path, steps: int, particles: int = 1) -> list[str]:
-    """The options that squeeze or stretch a NeRF preset with all its schedules.
-
-    Args:
-        config: The preset's file.
-        steps: How many each particle shall make.
-        particles: n.
-
-    Returns:
-        Arguments of `vsd`.
-    """
-    try:
-        preset = OmegaConf.load(config)
-        factor = steps / preset.trainer.max_steps
-        milestones = [{**m, "step": round(factor * m.step) * particles} for m in preset.data.init_args.milestones]
-        warm_start = preset.trainer.callbacks[0].init_args.score.warm_start
-    except (OmegaConfBaseException, UnicodeDecodeError, YAMLError, TypeError, IndexError) as error:
-        raise InputError(f"--config: {config} is no preset of the NeRF stage ({type(error).__name__})") from error
-    return [
-        *(f"--trainer.max_steps={steps * particles}", f"{GUIDANCE}timesteps.steps={steps}"),
-        *(f"{GUIDANCE}score.warm_start={round(factor * warm_start)}", f"--data.milestones={json.dumps(milestones)}"),
-    ]
-
-
-def train_later_stage(stage: str, prompt: str, seed: int, folder: Path) -> Command:
-    """Trains a later stage's preset after those before it in the same folder.
-
-    Args:
-        stage: "geometry" or "texture".
-        prompt: What to make.
-        seed: Of everything random.
-        folder: Holds the run folders of all stages.
-
-    Returns:
-        The command with its model and data.
-    """
-    config = str(CONFIG.with_name(f"{stage}.yaml"))
-    return run([*options(config, prompt, seed, folder / stage), *handed_on(stage, folder)])
 
 
 def look_at_particle(stage: ObjectStage, index: int, distance: float, fovy: float, size: int) -> Look:
@@ -183,6 +98,7 @@ def measure(arguments: argparse.Namespace) -> float:
     Raises:
         InputError: A prompt is none of the toybox.
     """
+    preset = Preset(arguments.config, arguments.overrides)
     words = {prompt: parse_prompt(prompt)[:2] for prompt in arguments.prompt}
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{'prompt':<30}{'mean':>6}{'min':>7}{'max':>7}{'L1':>7}{'real':>7}{'wrong':>7}{'steps':>7}{'seconds':>9}")
@@ -193,11 +109,11 @@ def measure(arguments: argparse.Namespace) -> float:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             folder = arguments.out / "runs" / f"{colour}-{name}-{seed}".replace(" ", "-")
             shutil.rmtree(folder, ignore_errors=True)
-            steps = steps_in(arguments, prompt, folder) if arguments.minutes else None
+            steps = steps_in(preset, prompt, folder, arguments.minutes) if arguments.minutes else None
             for stage in stages:
                 start = time.perf_counter()
                 if stage == "nerf":
-                    command = fit(arguments, prompt, seed, steps, folder / stage)
+                    command = fit(preset, prompt, seed, steps, folder / stage)
                 else:
                     command = train_later_stage(stage, prompt, seed, folder)
                 seconds = time.perf_counter() - start
@@ -236,27 +152,6 @@ def look_cameras(data: RandomCameras) -> tuple[float, float, int]:
         Distance in world units, field of view in degrees, pixels of a side.
     """
     return data.eval_distance, data.eval_fovy, PIXELS
-
-
-def steps_in(arguments: argparse.Namespace, prompt: str, folder: Path) -> int:
-    """How many steps of the preset, squeezed or stretched to them, fit into the given minutes, from two short runs.
-
-    Args:
-        arguments: Of this command; its `minutes` count.
-        prompt: What to make.
-        folder: Of the short runs.
-
-    Returns:
-        At least 1.
-    """
-    first, last = CALIBRATION
-    times = []
-    for steps in CALIBRATION:
-        start = time.perf_counter()
-        fit(arguments, prompt, 0, steps, folder / f"calibration-{steps}")
-        times.append(time.perf_counter() - start)
-    step = (times[1] - times[0]) / (last - first)
-    return max(1, int((60 * arguments.minutes - (times[0] - first * step)) / step))
 
 
 def strips(rows: list[Tensor]) -> Tensor:

@@ -11,7 +11,6 @@ Every stage is a run of `vsd` in a folder of its own, FOLDER/STAGE; OPTIONS go t
 finished leaves FOLDER/STAGE/finished and is not run again. FOLDER/STAGE/seconds holds how long it took.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -24,20 +23,16 @@ from time import monotonic
 
 import yaml
 
-from common.command_line import OneLineArguments, a_path
 from common.errors import InputError
 from common.files import atomic_write
-from common.yaml_text import require_plain
-from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder, resume_command
-from lightning_modules.run.live_page import require_viser
+from lightning_modules.dream_arguments import parse
+from lightning_modules.run.folder import CONFIG, DREAM, LAST, resume_command
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.place import Place
-from lightning_modules.wish import CONFIG_FLAGS, PRESETS, STAGES, Wish, config_file, config_of, options_of, place_of
+from lightning_modules.wish import STAGES, Wish, config_of, options_of, place_of
 
-LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
-EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
 
 
 def handed_on(stage: str, folder: Path) -> list[str]:
@@ -130,98 +125,6 @@ def add_seconds(folder: Path, seconds: float) -> None:
         before = float((folder / SECONDS).read_text()) if (folder / SECONDS).exists() else 0.0
         with atomic_write(folder / SECONDS) as part:
             part.write_text(f"{before + seconds:.1f}\n")
-
-
-def recorded(folder: Path) -> Wish:
-    """Reads what was asked for in a run.
-
-    Args:
-        folder: Of the run.
-
-    Raises:
-        InputError: There is no run, or its record is damaged.
-    """
-    file = folder / DREAM
-    if not file.is_file():
-        raise InputError(f"--resume: {folder} is no run of dream, {DREAM} is missing; name the folder that it printed")
-    try:
-        text = file.read_text(encoding="utf-8")
-        require_plain(text, f"--resume: {file}")
-        return Wish(**yaml.safe_load(text))
-    except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--resume: {file} is damaged; restore it, or start anew") from error
-
-
-def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
-    """Parses the command line.
-
-    Args:
-        args: Arguments of the command, None for the program's.
-
-    Returns:
-        What is asked for, the folder, and all options: those that are no wish hold for this session alone.
-
-    Raises:
-        InputError: The arguments are impossible.
-    """
-    args = sys.argv[1:] if args is None else args
-    split = args.index("--") if "--" in args else len(args)
-    args, overrides = args[:split], absolute_configs(args[split + 1 :])
-    parser = OneLineArguments(prog="dream", description=__doc__.splitlines()[0], epilog=EPILOG)
-    parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
-    parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
-    parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")
-    parser.add_argument("--seed", type=int, help=f"of everything random (default: {Wish.seed})")
-    parser.add_argument("--mesh", type=a_path, metavar="FILE", help="texture this GLB, OBJ, PLY or STL file alone")
-    parser.add_argument("--out", type=a_path, help="a new folder for the run (default: runs/PROMPT/TIME)")
-    parser.add_argument("--log", choices=LOGGERS, help="show numbers, pictures and meshes there too")
-    parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
-    parser.add_argument("--view", action="store_true", help="show the particles on a page while they train")
-    parser.add_argument("--quiet", action="store_true", help="tell no progress")
-    options = parser.parse_args(args)
-    if options.view:
-        require_viser()
-    others = ("out", "resume", "log", "view", "quiet")
-    given = {key: value for key, value in vars(options).items() if value is not None and key not in others}
-    if options.log is not None:
-        overrides = ["--config", str(config_file(f"loggers/{options.log}", "--log")), *overrides]
-    if options.mesh is not None:
-        given["mesh"] = str(options.mesh.expanduser().absolute())
-    if overrides:
-        given["overrides"] = overrides
-    if options.resume is None:
-        if options.mesh is not None and not options.mesh.is_file():
-            raise InputError(f"--mesh: {options.mesh} is no file; name a GLB, OBJ, PLY or STL file")
-        wish = Wish(**{"prompt": "", **given})
-        if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
-            raise InputError(f"--out: {options.out} is not empty; name a new folder, or --resume a run")
-        return wish, RunFolder(options.out, wish.prompt, "--out"), options
-    if options.out is not None:
-        raise InputError("--out: a run is resumed in its own folder; leave it out")
-    wish = recorded(options.resume)
-    for key, value in given.items():
-        if value != getattr(wish, key):
-            raise InputError(f"{key}: {options.resume} was started with {getattr(wish, key)!r}; leave it out")
-    return wish, RunFolder(options.resume, None, "--resume"), options
-
-
-def absolute_configs(overrides: list[str]) -> list[str]:
-    """Overrides whose configuration files have absolute paths, so that a run resumes from any folder.
-
-    Args:
-        overrides: Options of `vsd fit`.
-
-    Raises:
-        InputError: A file does not exist.
-    """
-    overrides = [part for o in overrides for part in (o.split("=", 1) if o.startswith("--config=") else [o])]
-    for i, option in enumerate(overrides):
-        if i and overrides[i - 1] in CONFIG_FLAGS:
-            path = Path(option).expanduser().absolute()
-            if not path.is_file():
-                raise InputError(f"{overrides[i - 1]}: {option} does not exist; name a configuration file")
-            overrides[i] = str(path)
-    return overrides
 
 
 def main(

@@ -25,9 +25,10 @@ from common.files import atomic_write
 from common.pixels import to_uint8
 from lightning_modules.finished import FinishedParticle, FinishedRun, load_finished
 from lightning_modules.texture import LARGEST_TEXTURE
+from lightning_modules.textured_mesh import about
 from scene.cameras import Cameras, Orbit
 from scene.decimation import decimate
-from scene.export import About, write_glb, write_obj, write_ply
+from scene.export import write_glb, write_obj, write_ply
 from scene.mesh import MeshError
 from scene.mesh_rendering import render_mesh
 from scene.texture import bake, unwrap
@@ -35,19 +36,6 @@ from scene.texture import bake, unwrap
 FORMATS = ("glb", "obj", "ply")
 LOWEST, HIGHEST = -20.0, 70.0  # elevations of the pictures, degrees
 GOLDEN = 137.508  # degrees of azimuth between two of them, which spreads any number of them evenly
-
-
-def about(run: FinishedRun, index: int, closed: bool) -> About:
-    """What the files say of a particle.
-
-    Args:
-        run: The run.
-        index: Of the particle.
-        closed: Whether its mesh is.
-    """
-    count = len(run.particles)
-    words = {"prompt": run.prompt, "particle": index, "particles": count, "seed": run.seed, "unit": "metre"}
-    return About(f"{run.prompt} {index}" if count > 1 else run.prompt or None, words, double_sided=not closed)
 
 
 def write_mesh(
@@ -72,7 +60,8 @@ def write_mesh(
     """
     particle = run.particles[index]
     mesh = particle.mesh if faces is None else decimate(particle.mesh, faces)
-    path, words = folder / f"mesh-particle{index}.{kind}", about(run, index, mesh.is_watertight)
+    path = folder / f"mesh-particle{index}.{kind}"
+    words = about(run.prompt, run.seed, index, len(run.particles), mesh.is_watertight)
     if kind == "ply":
         with torch.no_grad():
             colours = particle.colour(mesh.vertices)

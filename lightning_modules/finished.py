@@ -19,7 +19,7 @@ from lightning_modules.handover import (
 )
 from lightning_modules.nerf import FieldSettings, NerfParticle
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
-from lightning_modules.texture import TexturedMesh
+from lightning_modules.textured_mesh import TexturedMesh
 from lightning_modules.wish import STAGES
 from scene.export import Placement
 from scene.iso_surface import judging_cameras

@@ -4,7 +4,6 @@ The guidance sees normal maps, as in the paper, or the colours that the NeRF has
 never seen a normal map. Every particle keeps to its own NeRF.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,37 +16,13 @@ from common.pixels import to_uint8
 from lightning_modules.handover import first_surface, load_nerfs
 from lightning_modules.nerf import NerfParticle
 from lightning_modules.object_stage import LARGEST_GRID, ObjectStage
+from lightning_modules.surface_losses import SurfaceLosses
 from scene.cameras import Cameras
 from scene.iso_surface import field_mask, intersection_over_union, judging_cameras, mesh_mask
 from scene.mesh import Mesh
 from scene.mesh_rendering import MeshRender, render_mesh
 from scene.solids import solid_mesh
 from scene.tetrahedra import DMTet
-
-
-@dataclass(frozen=True)
-class SurfaceLosses:
-    """Weights of the losses beside the guidance's; 0 switches one off.
-
-    Args:
-        consistency: Of the mean of 1 - cosine between the normals of faces with a common edge.
-        laplacian: Of the mean length of the uniform Laplacian, world units.
-        opacity: Of the mean squared difference between the surface's coverage and the NeRF's opacity.
-        vertex_consistency: Of the mean of 1 - cosine between the normals of vertices with a common edge, as in
-            threestudio.
-
-    Raises:
-        InputError: One of them is negative.
-    """
-
-    consistency: float = 5000.0
-    laplacian: float = 0.5
-    opacity: float = 0.0
-    vertex_consistency: float = 0.0
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            require_range(f"model.losses.{name}", value, 0)
 
 
 class GeometryStage(ObjectStage):
@@ -177,7 +152,8 @@ class GeometryStage(ObjectStage):
             out = self.render(index, cameras, mesh)
             seen = out.colour if self.guided == "colour" else 0.5 * (out.normal + out.coverage)
             images.append(seen + (1 - out.coverage) * self.backgrounds(index, out, particle_step, generator))
-            penalties.append(self.penalty(index, mesh, out, cameras))
+            opacity = self.opacity(index, cameras) if self.losses.opacity else None
+            penalties.append(self.losses.penalty(mesh, out.coverage, opacity))
         loss = self.guide(torch.cat(images), batch, particle_step)
         penalty = torch.stack(penalties).mean()
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
@@ -207,28 +183,6 @@ class GeometryStage(ObjectStage):
         use_plain = torch.rand(views, 1, 1, 1, generator=generator, device=self.device) < fraction
         return torch.where(use_plain, plain, learned)
 
-    def penalty(self, index: int, mesh: Mesh, out: MeshRender, cameras: Cameras) -> Tensor:
-        """The weighted sum of the losses beside the guidance's.
-
-        Args:
-            index: Of the particle.
-            mesh: Its surface.
-            out: Its render.
-            cameras: Of the render.
-        """
-        weights = self.losses
-        total = mesh.vertices.sum() * 0
-        if weights.consistency:
-            total = total + weights.consistency * mesh.normal_consistency()
-        if weights.vertex_consistency:
-            ends = mesh.vertex_normals()[mesh.edges.ends]  # (E, 2, 3)
-            total = total + weights.vertex_consistency * (1 - (ends[:, 0] * ends[:, 1]).sum(-1)).mean()
-        if weights.laplacian:
-            total = total + weights.laplacian * mesh.laplacian()
-        if weights.opacity:
-            total = total + weights.opacity * (out.coverage - self.opacity(index, cameras)).square().mean()
-        return total
-
     @torch.no_grad()
     def opacity(self, index: int, cameras: Cameras) -> Tensor:
         """The opacity of a particle's NeRF.
@@ -254,26 +208,14 @@ class GeometryStage(ObjectStage):
         Returns:
             (S, 2 S, 3) in [0, 1].
         """
-        return self.side_by_side(self.render(index, cameras))
-
-    def side_by_side(self, out: MeshRender) -> Tensor:
-        """Colour and normal of one camera's render.
-
-        Args:
-            out: The render, (1, S, S, ...).
-
-        Returns:
-            (S, 2 S, 3) in [0, 1].
-        """
-        background = (1 - out.coverage) * self.eval_background  # (1, S, S, 1)
-        return torch.cat([out.colour[0] + background[0], 0.5 * (out.normal + out.coverage)[0] + background[0]], 1)
+        return self.render(index, cameras).side_by_side(self.eval_background, self.eval_background)
 
     @override
     def validation_step(self, batch: Cameras, _: int) -> None:
         ious = torch.zeros(self.order.n, device=self.device)
         for i, strip in self.strips.items():
             out = self.render(i, batch)
-            strip.append(to_uint8(self.side_by_side(out)))
+            strip.append(to_uint8(out.side_by_side(self.eval_background, self.eval_background)))
             ious[i] = intersection_over_union(out.coverage > 0.5, self.opacity(i, batch) > 0.5)
         ious = self.trainer.strategy.reduce(ious, reduce_op="sum")  # each rank has its own particles
         self.log_validation({f"val/iou{i}": iou for i, iou in enumerate(ious)})

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from common.checks import require_positive, require_range
-from lightning_modules.object_stage import ObjectStage, field_optimizer, require_background, require_rates
+from lightning_modules.field_training import Backgrounds, FieldRates
+from lightning_modules.object_stage import ObjectStage
 from lightning_modules.regularisers import Regularisers
 from scene.cameras import Cameras
 from scene.hashgrid import HashGrid, Interpolation
@@ -151,14 +152,9 @@ class NerfStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_background(random_background, eval_background, random_background_from)
-        rates = {"lr_encoding": lr_encoding, "lr_network": lr_network, "lr_background": lr_background}
-        require_rates(lr_decay, weight_decay=weight_decay, **rates)
+        self.backgrounds = Backgrounds(random_background, random_background_from, eval_background)
+        self.rates = FieldRates(lr_encoding, lr_network, lr_background, lr_decay, weight_decay)
         self.field_settings, self.losses = field or FieldSettings(), losses or Regularisers()
-        self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
-        self.lr_decay, self.weight_decay = lr_decay, weight_decay
-        self.random_background, self.random_background_from = random_background, random_background_from
-        self.eval_background = eval_background
 
     @override
     def configure_model(self) -> None:
@@ -174,7 +170,7 @@ class NerfStage(ObjectStage):
 
     @override
     def configure_optimizers(self) -> dict:
-        return field_optimizer(self)
+        return self.rates.optimizer(self.particles, self.trainer.estimated_stepping_batches)
 
     def render(
         self, particle: NerfParticle, cameras: Cameras, generator: torch.Generator | None = None, normals: bool = False
@@ -211,7 +207,7 @@ class NerfStage(ObjectStage):
             particle.renderer.update(particle_step, particle.field, self.seed + index)
             out, directions = self.render(particle, cameras, generator)
             views = len(cameras)
-            background = self.background_colors(particle.background, directions, views, generator, particle_step)
+            background = self.backgrounds.draw(particle.background, directions, views, generator, particle_step)
             images.append((out.rgb + (1 - out.opacity) * background).view(views, size, size, 3))
             span = enter_cube(*cameras.rays(), particle.renderer.bound)
             penalties.append(self.losses.penalty(out, particle_step, span))
@@ -233,7 +229,7 @@ class NerfStage(ObjectStage):
         """
         particle, size = self.particles[index], cameras.resolution
         out, directions = self.render(particle, cameras, normals=True)
-        background = particle.background(directions) if self.eval_background is None else self.eval_background
+        background = self.backgrounds.of_picture(particle.background, directions)
         colour = out.rgb + (1 - out.opacity) * background  # (S^2, 3)
         normal = 0.5 * (out.normal + 1) * out.opacity + (1 - out.opacity)  # (S^2, 3)
         distance = cameras.distance.item()

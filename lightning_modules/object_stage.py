@@ -5,13 +5,10 @@ the colours alone that the cameras of the datamodule's predict_dataloader see, p
 predict/particleN.mp4.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from common.checks import require_positive, require_range
 from common.errors import InputError
 from common.pixels import to_uint8
 from lightning_modules.run.hardware import require_ffmpeg, require_kernels
@@ -37,8 +34,6 @@ class ObjectStage(Stage):
     """
 
     particles: nn.ModuleList
-    random_background: float
-    random_background_from: int
 
     @override
     def require_inputs(self, checkpoint: str | None) -> None:
@@ -96,31 +91,6 @@ class ObjectStage(Stage):
             )
         views = len(batch) // len(chosen)
         return [(index, batch[k * views : (k + 1) * views]) for k, index in enumerate(chosen)], particle_step
-
-    def background_colors(
-        self, background: nn.Module, directions: Tensor, views: int, generator: torch.Generator, step: int
-    ) -> Tensor:
-        """Draws the colour behind the object: for every view the learned background or one random plain colour.
-
-        From its step `random_background_from` on, a view is plain with the probability `random_background` of the
-        stage, until then never.
-
-        Args:
-            background: The learned one, from directions (R, 3) to colours (R, 3).
-            directions: Of the views' rays, (R, 3), view by view.
-            views: Number of views, B.
-            generator: Of the random numbers.
-            step: Steps that the particle has made.
-
-        Returns:
-            Colours (R, 3) in [0, 1].
-        """
-        if step < self.random_background_from:
-            return background(directions)
-        learned = background(directions).view(views, -1, 3)  # (B, R / B, 3)
-        plain = torch.rand(views, 1, 3, generator=generator, device=self.device)
-        use_plain = torch.rand(views, 1, 1, generator=generator, device=self.device) < self.random_background
-        return torch.where(use_plain, plain, learned).reshape(-1, 3)
 
     def guide(self, images: Tensor, batch: Cameras, particle_step: int) -> Tensor:
         """The sum of the guidances' losses for renders.
@@ -199,60 +169,3 @@ class ObjectStage(Stage):
     def on_predict_epoch_end(self) -> None:
         for i, frames in self.strips.items():
             save_video(torch.stack(frames), self.run_folder / f"predict/particle{i}.mp4")
-
-
-def require_background(random_background: float, eval_background: float | None, random_background_from: int) -> None:
-    """Checks the options of what is behind an object.
-
-    Args:
-        random_background: Probability of a random colour in training.
-        eval_background: Grey of pictures, or None.
-        random_background_from: The particle's step from which on random_background holds.
-
-    Raises:
-        InputError: One is not in [0, 1], or the step is negative.
-    """
-    require_range("model.random_background", random_background, 0, 1)
-    require_range("model.eval_background", eval_background, 0, 1)
-    require_range("model.random_background_from", random_background_from, 0)
-
-
-def require_rates(lr_decay: float, **rates: float) -> None:
-    """Checks what `field_optimizer` takes.
-
-    Args:
-        lr_decay: The option of the model.
-        rates: Learning rates and weight_decay, by the names of the options of the model.
-
-    Raises:
-        InputError: A rate is negative or not finite, or lr_decay is not in (0, 1].
-    """
-    require_positive("model.lr_decay", lr_decay)
-    for name, value in (rates | {"lr_decay": lr_decay}).items():
-        require_range(f"model.{name}", value, 0, 1 if name == "lr_decay" else math.inf)
-
-
-def field_optimizer(stage: ObjectStage) -> dict:
-    """Adam, betas 0.9 and 0.99, eps 1e-15, over the fields and backgrounds of a stage's particles.
-
-    Args:
-        stage: Has lr_encoding, lr_network, lr_background, weight_decay, which is decoupled (AdamW), and lr_decay, the
-            factor to which all learning rates fall, exponentially, by the trainer's last step.
-
-    Returns:
-        Optimizer and scheduler as Lightning takes them.
-    """
-    groups = [
-        {"params": module.parameters(), "lr": lr}
-        for p in stage.particles
-        for module, lr in (
-            (p.field.encoding, stage.lr_encoding),
-            (p.field.network, stage.lr_network),
-            (p.background, stage.lr_background),
-        )
-    ]
-    # Without decay AdamW is Adam.
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, weight_decay=stage.weight_decay)
-    total = stage.trainer.estimated_stepping_batches
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: stage.lr_decay ** (step / total))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -13,83 +13,23 @@ from typing_extensions import override
 
 from common.checks import require_positive, require_range
 from common.errors import InputError
+from lightning_modules.field_training import Backgrounds, FieldRates
 from lightning_modules.handover import first_surface, given_mesh, load_meshes, load_nerfs, read_given
 from lightning_modules.nerf import FieldSettings, NerfParticle
-from lightning_modules.object_stage import LARGEST_GRID, ObjectStage, field_optimizer, require_background, require_rates
+from lightning_modules.object_stage import LARGEST_GRID, ObjectStage
+from lightning_modules.textured_mesh import TexturedMesh, about
 from scene.cameras import Cameras
-from scene.export import About, Placement, write_glb, write_obj
+from scene.export import write_glb, write_obj
 from scene.iso_surface import judging_cameras, mesh_mask
 from scene.mesh import Mesh, MeshError
 from scene.mesh_files import GivenMesh, Up
 from scene.mesh_rendering import MeshRender, render_mesh
-from scene.rasterizer import RayCaster
 from scene.solids import solid_mesh
-from scene.texture import Atlas, bake, unwrap
+from scene.texture import bake
 
 HIGH = 0.7  # upper end of t / T below which no new colours appear
 LARGEST_TEXTURE = 16384  # texels of a side
 SEEN_BY = judging_cameras(2.3, 40.0), 64  # cameras and pixels by which a surface is judged before training
-
-
-class TexturedMesh(nn.Module):
-    """One theta: the NeRF's field and background, seen on a fixed mesh.
-
-    Args:
-        mesh: The surface, which stays as it is.
-        nerf: Particle of the NeRF stage, whose field and background are trained.
-        given: The file's mesh that it is, None for one of the geometry stage.
-    """
-
-    def __init__(self, mesh: Mesh, nerf: NerfParticle, given: GivenMesh | None = None):
-        super().__init__()
-        self.register_buffer("vertices", mesh.vertices)
-        self.register_buffer("faces", mesh.faces)
-        self.field, self.background = nerf.field.requires_grad_(True), nerf.background.requires_grad_(True)
-        if given is not None:  # in the checkpoint, so that a run resumes without the file
-            self.register_buffer("to_file", given.to_file)
-            self.register_buffer("z_up", torch.tensor(given.up == "z"))
-        self.has_atlas = given is not None and given.uv is not None
-        if self.has_atlas:
-            for name in ("uv", "corners", "source"):
-                self.register_buffer(name, getattr(given, name))
-        self.seen: tuple[Mesh, RayCaster] | None = None
-
-    def mesh(self) -> tuple[Mesh, RayCaster]:
-        """The mesh and its ray caster, built once per device."""
-        if self.seen is None or self.seen[0].vertices.device != self.vertices.device:
-            self.seen = Mesh(self.vertices, self.faces), RayCaster(self.vertices, self.faces)
-        return self.seen
-
-    @property
-    def placement(self) -> Placement:
-        """Where exported files have the mesh."""
-        if not hasattr(self, "to_file"):
-            return Placement()
-        return Placement(self.to_file.cpu().numpy(), "z" if self.z_up else "y")
-
-    def atlas(self, size: int) -> Atlas:
-        """The texture coordinates of the mesh, those of its file or new ones.
-
-        Args:
-            size: Texels of the image's side.
-
-        Raises:
-            MeshError: Its charts do not fit the image.
-        """
-        if self.has_atlas:
-            return Atlas(self.uv, self.corners, self.source, size)
-        return unwrap(self.vertices, self.faces, size)
-
-    def colour(self, points: Tensor) -> Tensor:
-        """Albedo on the surface.
-
-        Args:
-            points: (N, 3), world units.
-
-        Returns:
-            (N, 3) in [0, 1].
-        """
-        return self.field(points)[1]
 
 
 class TextureStage(ObjectStage):
@@ -158,15 +98,11 @@ class TextureStage(ObjectStage):
         seed: int = 0,
     ):
         super().__init__(particles, particles_per_step, seed)
-        require_background(random_background, eval_background, random_background_from)
-        rates = {"lr_encoding": lr_encoding, "lr_network": lr_network, "lr_background": lr_background}
-        require_rates(lr_decay, weight_decay=weight_decay, **rates)
+        self.backgrounds = Backgrounds(random_background, random_background_from, eval_background)
+        self.rates = FieldRates(lr_encoding, lr_network, lr_background, lr_decay, weight_decay)
         require_range("model.resolution", resolution, 3, LARGEST_GRID)
         require_range("model.texture_size", texture_size, 16, LARGEST_TEXTURE)
         self.nerf, self.geometry, self.resolution, self.inherit = nerf, geometry, resolution, inherit
-        self.lr_encoding, self.lr_network, self.lr_background = lr_encoding, lr_network, lr_background
-        self.lr_decay, self.weight_decay, self.eval_background = lr_decay, weight_decay, eval_background
-        self.random_background, self.random_background_from = random_background, random_background_from
         self.texture_size = texture_size
         require_positive("model.mesh_radius", mesh_radius)
         if mesh is None and nerf is None:
@@ -226,7 +162,7 @@ class TextureStage(ObjectStage):
 
     @override
     def configure_optimizers(self) -> dict:
-        return field_optimizer(self)
+        return self.rates.optimizer(self.particles, self.trainer.estimated_stepping_batches)
 
     def render(self, index: int, cameras: Cameras) -> MeshRender:
         """Renders a particle.
@@ -248,7 +184,7 @@ class TextureStage(ObjectStage):
             out = self.render(index, cameras)
             directions = out.directions.reshape(-1, 3)  # (B S^2, 3)
             learned = self.particles[index].background
-            background = self.background_colors(learned, directions, len(cameras), generator, particle_step)
+            background = self.backgrounds.draw(learned, directions, len(cameras), generator, particle_step)
             images.append(out.colour + (1 - out.coverage) * background.view(out.colour.shape))
         loss = self.guide(torch.cat(images), batch, particle_step)
         self.log("train/guidance", loss.detach(), prog_bar=True)
@@ -266,11 +202,7 @@ class TextureStage(ObjectStage):
             (S, 2 S, 3) in [0, 1].
         """
         out = self.render(index, cameras)
-        empty = (1 - out.coverage)[0]  # (S, S, 1)
-        background = self.eval_background
-        if background is None:
-            background = self.particles[index].background(out.directions[0])
-        return torch.cat([out.colour[0] + empty * background, 0.5 * (out.normal + out.coverage)[0] + empty], 1)
+        return out.side_by_side(self.backgrounds.of_picture(self.particles[index].background, out.directions[0]))
 
     @override
     def on_fit_start(self) -> None:
@@ -304,24 +236,14 @@ class TextureStage(ObjectStage):
             atlas = particle.atlas(self.texture_size)
             image = bake(particle.vertices, atlas, particle.colour)
             path = self.run_folder / f"mesh-particle{index}.glb"
-            files = particle.vertices, atlas, image, particle.placement, self.about(index)
+            closed = Mesh(particle.vertices, particle.faces).is_watertight
+            prompt = self.guidances[0].prompts.prompt if self.guidances else ""
+            words = about(prompt, self.seed, index, self.order.n, closed)
+            files = particle.vertices, atlas, image, particle.placement, words
             write_glb(path, *files)
             write_obj(path.with_suffix(".obj"), *files)
         except (OSError, MeshError) as error:
             raise InputError(f"export of particle {index}: {error}; the checkpoint is kept") from error
-
-    def about(self, index: int) -> About:
-        """What the exported files say of a particle.
-
-        Args:
-            index: Of the particle.
-        """
-        particle = self.particles[index]
-        closed = Mesh(particle.vertices, particle.faces).is_watertight
-        prompt = self.guidances[0].prompts.prompt if self.guidances else ""
-        name = f"{prompt} {index}" if self.order.n > 1 else prompt
-        words = {"prompt": prompt, "particle": index, "particles": self.order.n, "seed": self.seed, "unit": "metre"}
-        return About(name or None, words, double_sided=not closed)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:

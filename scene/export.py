@@ -26,29 +26,12 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 from common.files import atomic_write
 from common.pixels import to_uint8
 from scene.mesh import MeshError
-from scene.mesh_files import Up
+from scene.mesh_files import Placement, placed, to_file_axes
 from scene.texture import Atlas
 
+__all__ = ["About", "Placement", "generator", "to_file_axes", "write_glb", "write_obj", "write_ply"]
+
 VERTICES, INDICES = 34962, 34963  # what a glTF buffer holds, as OpenGL numbers it
-TURNED = [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]  # from z up to y up
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where files have a mesh.
-
-    Args:
-        to_file: (4, 4), from the world to OBJ and PLY files; a rotation, one scale, and a translation.
-        up: The axes of those; GLB files are y-up always.
-    """
-
-    to_file: np.ndarray = field(default_factory=lambda: np.eye(4)[[1, 2, 0, 3]])
-    up: Up = "y"
-
-    @property
-    def to_glb(self) -> np.ndarray:
-        """(4, 4), from the world to a GLB file."""
-        return self.to_file if self.up == "y" else np.array(TURNED) @ self.to_file
 
 
 @dataclass(frozen=True)
@@ -64,18 +47,6 @@ class About:
     name: str | None = None
     words: dict[str, str | int | float] = field(default_factory=dict)
     double_sided: bool = False
-
-
-def to_file_axes(vectors: np.ndarray) -> np.ndarray:
-    """World vectors in the axes of the files.
-
-    Args:
-        vectors: (..., 3), x, y, z of the world.
-
-    Returns:
-        (..., 3), x, y, z of the files.
-    """
-    return vectors[..., [1, 2, 0]]
 
 
 def write_glb(
@@ -104,7 +75,7 @@ def write_glb(
         OSError: The file cannot be written, in one line.
         ValueError: The path has another ending.
     """
-    path, about = _checked(path, ".glb"), about or About()
+    path, about = _checked(path, ".glb", atlas.faces), about or About()
     name = about.name or path.stem
     material = PBRMaterial(
         name=name,
@@ -158,7 +129,7 @@ def write_obj(
         OSError: A file cannot be written, in one line.
         ValueError: The path has another ending.
     """
-    path = _checked(path, ".obj")
+    path = _checked(path, ".obj", atlas.faces)
     name = "_".join(path.stem.split())
     white, black = [255, 255, 255], [0, 0, 0]
     material = SimpleMaterial(
@@ -205,9 +176,7 @@ def write_ply(
         OSError: The file cannot be written, in one line.
         ValueError: The path has another ending.
     """
-    path = _checked(path, ".ply")
-    if len(faces) == 0:
-        raise MeshError("the mesh has no faces; there is nothing to export")
+    path = _checked(path, ".ply", faces)
     positions = placed(vertices, (placement or Placement()).to_file)
     rgb = to_uint8(colours).numpy()
     mesh = trimesh.Trimesh(positions, faces.cpu().numpy(), vertex_colors=rgb, process=False)
@@ -227,19 +196,6 @@ def generator() -> str:
         return "prolific"
 
 
-def placed(vertices: Tensor, matrix: np.ndarray) -> np.ndarray:
-    """Vertices where a file has them.
-
-    Args:
-        vertices: (V, 3), world units.
-        matrix: (4, 4), to the file.
-
-    Returns:
-        (V, 3), float64.
-    """
-    return vertices.detach().double().cpu().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
-
-
 def _comments(about: About | None) -> str:
     """Lines of text, one per word, each without breaks."""
     words = {} if about is None else about.words
@@ -248,10 +204,12 @@ def _comments(about: About | None) -> str:
     )
 
 
-def _checked(path: str | Path, ending: str) -> Path:
+def _checked(path: str | Path, ending: str, faces: Tensor) -> Path:
     path = Path(path)
     if path.suffix != ending:
         raise ValueError(f"{path}: the name must end in {ending}")
+    if len(faces) == 0:
+        raise MeshError("the mesh has no faces; there is nothing to export")
     return path
 
 
@@ -263,8 +221,6 @@ def _mesh(
     vertices: Tensor, atlas: Atlas, material: PBRMaterial | SimpleMaterial, matrix: np.ndarray
 ) -> trimesh.Trimesh:
     """The unwrapped mesh where a file has it."""
-    if len(atlas.faces) == 0:
-        raise MeshError("the mesh has no faces; there is nothing to export")
     positions = placed(vertices, matrix)
     source = atlas.source.cpu().numpy()
     faces = atlas.faces.cpu().numpy()

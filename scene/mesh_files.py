@@ -1,12 +1,13 @@
-"""Meshes from files of other programs: GLB, OBJ, PLY and STL, of any scale and position.
+"""Meshes from files of other programs, GLB, OBJ, PLY and STL, of any scale and position, and where they lie there.
 
-A mesh is moved and scaled into a ball around the origin, and keeps the matrix that leads back. Axes of a file: "y", as
-glTF asks: y up, the front to +z; "z", as in Blender and most CAD programs: z up, the front to -y.
+A mesh is moved and scaled into a ball around the origin, and keeps the matrix that leads back, which scene.export
+takes. Axes of a file: "y", as glTF asks: y up, the front to +z; "z", as in Blender and most CAD programs: z up, the
+front to -y.
 """
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -25,6 +26,7 @@ LARGEST_MESH = 2_000_000  # faces
 Up = Literal["y", "z"]
 # The columns are the world's axes (front, left, up) in those of the file.
 AXES = {"y": np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]), "z": np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])}
+TURNED = [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]  # from z up to y up
 PACKED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
 
 
@@ -47,6 +49,49 @@ class GivenMesh:
     source: Tensor | None
     to_file: Tensor
     up: Up
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where files have a mesh.
+
+    Args:
+        to_file: (4, 4), from the world to OBJ and PLY files; a rotation, one scale, and a translation.
+        up: The axes of those; GLB files are y-up always.
+    """
+
+    to_file: np.ndarray = field(default_factory=lambda: np.eye(4)[[1, 2, 0, 3]])
+    up: Up = "y"
+
+    @property
+    def to_glb(self) -> np.ndarray:
+        """(4, 4), from the world to a GLB file."""
+        return self.to_file if self.up == "y" else np.array(TURNED) @ self.to_file
+
+
+def to_file_axes(vectors: np.ndarray) -> np.ndarray:
+    """World vectors in the axes of the files.
+
+    Args:
+        vectors: (..., 3), x, y, z of the world.
+
+    Returns:
+        (..., 3), x, y, z of the files.
+    """
+    return vectors[..., [1, 2, 0]]
+
+
+def placed(vertices: Tensor, matrix: np.ndarray) -> np.ndarray:
+    """Vertices where a file has them.
+
+    Args:
+        vertices: (V, 3), world units.
+        matrix: (4, 4), to the file.
+
+    Returns:
+        (V, 3), float64.
+    """
+    return vertices.detach().double().cpu().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def read_mesh(path: str | Path, radius: float = 0.5, up: Up = "y") -> GivenMesh:

@@ -28,6 +28,20 @@ class MeshRender:
     coverage: Tensor
     directions: Tensor
 
+    def side_by_side(self, background: Tensor | float, normal_background: float = 1.0) -> Tensor:
+        """A picture of colour and normal, of the first camera.
+
+        Args:
+            background: Of the colour, (S, S, 3) in [0, 1], or a grey.
+            normal_background: Grey of the normal's.
+
+        Returns:
+            (S, 2 S, 3) in [0, 1].
+        """
+        empty = 1 - self.coverage[0]  # (S, S, 1)
+        normal = 0.5 * (self.normal[0] + self.coverage[0])
+        return torch.cat([self.colour[0] + empty * background, normal + empty * normal_background], 1)
+
 
 def render_mesh(
     mesh: Mesh,

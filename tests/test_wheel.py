@@ -60,7 +60,7 @@ def test_vsd_trains_with_an_installed_configuration(installed, tmp_path):
 
 def test_dream_finds_its_presets(installed, tmp_path):
     assert "--preset" in run(installed / "bin" / "dream", "--help", cwd=tmp_path)
-    program = "from lightning_modules.dream import PRESETS, STAGES, config_of; "
+    program = "from lightning_modules.wish import PRESETS, STAGES, config_of; "
     program += "print(*(config_of(preset, stage) for preset in PRESETS for stage in STAGES), sep='\\n')"
     files = run(installed / "bin" / "python", "-c", program, cwd=tmp_path).splitlines()
     assert len(files) == 12 and all(Path(file).is_relative_to(installed) and Path(file).exists() for file in files)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import torch
+from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 from torch import Tensor
 
 from common.files import atomic_write
 from common.pixels import to_uint8
+from lightning_modules.run.folder import DREAM
 
 
 def save_picture(image: Tensor, path: Path) -> None:
@@ -61,6 +63,31 @@ def save_video(frames: Tensor, path: Path, fps: int = 30) -> None:
         # On a full disk ffmpeg ends with a code that imageio does not look at.
         if not part.exists() or not _is_whole(part.read_bytes()):
             raise OSError(errno.EIO, "the video is cut short; is the disk full?", str(path))
+
+
+def finished(folder: Path) -> dict[str, Path]:
+    """The folders of the stages of `dream` that have finished, by stage, the last one first.
+
+    Args:
+        folder: Of the stage that trains.
+    """
+    if not (folder.parent / DREAM).exists():
+        return {}
+    videos = sorted(folder.parent.glob("*/turntable-particle0.mp4"), key=lambda file: -file.stat().st_mtime)
+    return {video.parent.name: video.parent for video in videos if video.parent != folder}
+
+
+def turntable_frame(folder: Path, particle: int, azimuth: float) -> Tensor:
+    """The picture of a turntable that is nearest to a direction, (S, k S, 3), uint8.
+
+    Args:
+        folder: Of a stage that has finished.
+        particle: Which.
+        azimuth: Degrees.
+    """
+    file = folder / f"turntable-particle{particle}.mp4"
+    count, _ = count_frames_and_secs(file)
+    return torch.from_numpy(iio.imread(file, index=round(azimuth / 360 * count) % count))
 
 
 def _is_whole(data: bytes) -> bool:

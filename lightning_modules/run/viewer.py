@@ -7,21 +7,17 @@ steers ends with the same particles, bit by bit, as one without a viewer.
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import pytorch_lightning as pl
 import torch
-from imageio_ffmpeg import count_frames_and_secs
 from torch import Tensor
 from typing_extensions import override
 
 from common.checks import require_range
 from common.pixels import to_uint8
-from lightning_modules.run.folder import DREAM
 from lightning_modules.run.live_panel import Panel, cameras_of, show
-from lightning_modules.run.pictures import save_picture
+from lightning_modules.run.pictures import finished, save_picture, turntable_frame
 from lightning_modules.run.place import place
 from lightning_modules.run.progress import Progress, StepBar, StepLines
 from lightning_modules.run.stopping import stopping
@@ -233,28 +229,3 @@ def guided(stage: pl.LightningModule) -> dict[str, Any]:
         f"{name} {i}" if names.count(name) > 1 else name: guidance
         for i, (name, guidance) in enumerate(zip(names, found, strict=True))
     }
-
-
-def finished(folder: Path) -> dict[str, Path]:
-    """The folders of the stages of `dream` that have finished, by stage, the last one first.
-
-    Args:
-        folder: Of the stage that trains.
-    """
-    if not (folder.parent / DREAM).exists():
-        return {}
-    videos = sorted(folder.parent.glob("*/turntable-particle0.mp4"), key=lambda file: -file.stat().st_mtime)
-    return {video.parent.name: video.parent for video in videos if video.parent != folder}
-
-
-def turntable_frame(folder: Path, particle: int, azimuth: float) -> Tensor:
-    """The picture of a turntable that is nearest to a direction, (S, k S, 3), uint8.
-
-    Args:
-        folder: Of a stage that has finished.
-        particle: Which.
-        azimuth: Degrees.
-    """
-    file = folder / f"turntable-particle{particle}.mp4"
-    count, _ = count_frames_and_secs(file)
-    return torch.from_numpy(iio.imread(file, index=round(azimuth / 360 * count) % count))

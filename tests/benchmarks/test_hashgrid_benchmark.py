@@ -5,7 +5,8 @@ import torch
 
 from benchmarks import hashgrid as benchmark
 from benchmarks.hashgrid import AllLevelsAtOnce, PlainHashGrid
-from scene.hashgrid import PRIMES, HashGrid
+from scene.hash_encoding import PRIMES
+from scene.hashgrid import HashGrid
 
 SMALL = {"levels_count": 4, "features": 2, "log2_hashmap_size": 9, "base_resolution": 4, "per_level_scale": 1.7}
 

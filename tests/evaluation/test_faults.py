@@ -5,7 +5,8 @@ import torch
 
 from evaluation import faults, measures
 from evaluation import truth_distance as td
-from evaluation.faults import CAUGHT, cases, sets, two_fronts
+from evaluation.faults import CAUGHT, cases
+from evaluation.faulty_sets import sets, two_fronts
 from evaluation.measures import COLUMNS, Judges
 from evaluation.pictures import Pictures, look_cameras, white
 from toybox.judges.parts_training import calibrate, train_parts_judge

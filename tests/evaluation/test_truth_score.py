@@ -1,13 +1,11 @@
 """The score against truth: its ends, its insensitivity to nothing but the object, and the command."""
 
-import argparse
-
 import pytest
 import torch
 import yaml
 
+from evaluation import short_presets, truth_score
 from evaluation import truth_distance as td
-from evaluation import truth_score
 
 WHERE = (2.3, 40.0, 32)
 
@@ -72,14 +70,13 @@ def test_minutes_squeeze_the_whole_preset(tmp_path, monkeypatch):
     """Fake runs of a tenth of a second a step and two seconds before: one minute is 580 steps of a preset of 900."""
     clock, ran = [0.0], []
 
-    def fit(arguments, prompt, seed, steps, folder):
+    def fit(preset, prompt, seed, steps, folder):
         clock[0] += 2 + steps / 10
         ran.append(steps)
 
-    monkeypatch.setattr(truth_score.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(truth_score, "fit", fit)
-    arguments = argparse.Namespace(minutes=1.0)
-    assert truth_score.steps_in(arguments, "a red car", tmp_path) == 580 and len(ran) == 2
+    monkeypatch.setattr(short_presets.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(short_presets, "fit", fit)
+    assert short_presets.steps_in(short_presets.Preset(), "a red car", tmp_path, 1.0) == 580 and len(ran) == 2
 
     config = tmp_path / "nerf.yaml"
     preset = {
@@ -90,7 +87,7 @@ def test_minutes_squeeze_the_whole_preset(tmp_path, monkeypatch):
         "data": {"init_args": {"milestones": [{"step": 0, "batch_size": 4}, {"step": 400, "batch_size": 8}]}},
     }
     config.write_text(yaml.safe_dump(preset))
-    options = dict(option.removeprefix("--").split("=", 1) for option in truth_score.squeezed(str(config), 90))
+    options = dict(option.removeprefix("--").split("=", 1) for option in short_presets.squeezed(str(config), 90))
     guidance = "trainer.callbacks.init_args."
     assert options["trainer.max_steps"] == options[f"{guidance}timesteps.steps"] == "90"
     assert options[f"{guidance}score.warm_start"] == "45"

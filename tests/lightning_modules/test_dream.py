@@ -10,6 +10,7 @@ from small_runs import GEOMETRY, TEXTURE, TINY
 
 from lightning_modules import dream
 from lightning_modules.dream import FINISHED, SECONDS, main
+from lightning_modules.dream_arguments import LOGGERS, parse
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.place import Place, place
@@ -147,12 +148,12 @@ def test_a_run_that_is_going_on_is_not_resumed_beside_itself(elsewhere, capsys):
     folder.release()
 
 
-@pytest.mark.parametrize("logger", dream.LOGGERS)
+@pytest.mark.parametrize("logger", LOGGERS)
 def test_a_logger_is_asked_for_by_name_and_recorded(elsewhere, stage, logger):
     stage.code = 0
     for name in STAGES:
         (elsewhere / "run" / name).mkdir(parents=True)
-    wish, _, _ = dream.parse(["a red car", "--out", "new", "--log", logger])
+    wish, _, _ = parse(["a red car", "--out", "new", "--log", logger])
     assert wish.overrides[0] == "--config" and Path(wish.overrides[1]).name == f"{logger}.yaml"
     assert options_of(wish, "nerf")[-2:] == wish.overrides and Path(wish.overrides[1]).is_file()
 

@@ -154,7 +154,7 @@ def test_plain_backgrounds_begin_at_their_step():
     learned = lambda d: 0.5 * (d + 1)  # noqa: E731
 
     def plain_views(step):
-        colours = model.background_colors(learned, directions, 400, torch.Generator().manual_seed(0), step)
+        colours = model.backgrounds.draw(learned, directions, 400, torch.Generator().manual_seed(0), step)
         return (colours.view(400, 4, 3) == colours.view(400, 4, 3)[:, :1]).all((1, 2)), colours
 
     plain, colours = plain_views(2)

@@ -18,7 +18,8 @@ from lightning_modules.nerf import FieldSettings, NerfParticle, NerfStage
 from lightning_modules.regularisers import Regularisers
 from lightning_modules.run.folder import LAST
 from lightning_modules.run.saving import LastCheckpoint
-from lightning_modules.texture import TexturedMesh, TextureStage
+from lightning_modules.texture import TextureStage
+from lightning_modules.textured_mesh import TexturedMesh
 from scene import mesh_rendering, rasterizer, silhouettes
 from scene.iso_surface import Start
 from scene.mesh import Mesh
@@ -120,7 +121,7 @@ def fitted(texts, tmp_path, monkeypatch):
         if device:
             for module in (mesh_rendering, rasterizer, silhouettes):
                 monkeypatch.setattr(module, "RayCaster", Seen)
-            monkeypatch.setattr("lightning_modules.texture.RayCaster", Seen)
+            monkeypatch.setattr("lightning_modules.textured_mesh.RayCaster", Seen)
         stage, watch = BUILD[name](), Watch(device)
         stage.on_fit_end = lambda: None  # exports of values that there are none of
         guidance = VSDGuidance("a red car", Timesteps(10), model=texts, score=ScoreSettings(replay=2))

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scene import hashgrid
-from scene.hashgrid import PRIMES, HashGrid, corner_weights, grid_levels
+from scene import hash_encoding, hashgrid
+from scene.hash_encoding import PRIMES, corner_weights, grid_levels
+from scene.hashgrid import HashGrid
 
 SMALL = {"levels_count": 4, "features": 2, "log2_hashmap_size": 9, "base_resolution": 4, "per_level_scale": 1.7}
 
@@ -63,7 +64,7 @@ def test_a_padded_level_never_wraps():
     grid = HashGrid(**SMALL, padded=True)
     level = grid.levels[0]
     grid.params.data.copy_(torch.arange(len(grid.params)).float())
-    index = hashgrid.corner_indices(level, hashgrid.cell(level, torch.ones(3, 1))[0]).flatten()
+    index = hash_encoding.corner_indices(level, hash_encoding.cell(level, torch.ones(3, 1))[0]).flatten()
     x, y, z = torch.meshgrid(*[torch.arange(3, 5)] * 3, indexing="ij")
     assert sorted(index.tolist()) == sorted((x + 5 * y + 25 * z).flatten().tolist()) and level.resolution == 5
 

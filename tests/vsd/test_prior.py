@@ -7,7 +7,8 @@ from common.errors import InputError
 from toybox.prior.architecture import PROMPT_TOKENS, untrained_pipeline, word_tokenizer
 from toybox.world.captions import VOCABULARY
 from vsd.embeddings import encode, free_text_encoders
-from vsd.prior import REMOVED, DiffusionPrior, Text
+from vsd.prior import DiffusionPrior, Text
+from vsd.prior_files import REMOVED
 from vsd.prompts import Prompts, PromptTable
 from vsd.views import eight_sectors
 

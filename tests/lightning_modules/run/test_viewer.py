@@ -14,8 +14,8 @@ from common.errors import InputError
 from lightning_modules import cli
 from lightning_modules.run import viewer as module
 from lightning_modules.run.folder import DREAM, LAST
-from lightning_modules.run.pictures import save_video
-from lightning_modules.run.viewer import Viewer, finished, turntable_frame
+from lightning_modules.run.pictures import finished, save_video, turntable_frame
+from lightning_modules.run.viewer import Viewer
 
 pytest.importorskip("viser")  # whose rotations cameras come in
 
