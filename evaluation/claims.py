@@ -4,10 +4,11 @@
 
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
 too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
-learning rate of phi that its health sets, change of the quality. preset: the toybox's NeRF preset on prompts that it
-was not tuned on. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with equal steps and
-in equal time. Runs are kept in FOLDER/runs; a command that was stopped continues, and what is there is not run again.
-Each part writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
+learning rate of phi that its health sets, change of the quality. particles: more of them in 2D. preset: the toybox's
+NeRF preset on prompts that it was not tuned on. cameras: a phi that is told less of them in 3D, and cameras that are
+wrong. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with equal steps and in equal
+time. Runs are kept in FOLDER/runs; a command that was stopped continues, and what is there is not run again. Each part
+writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
 """
 
 import argparse
@@ -19,12 +20,20 @@ from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
 from common.files import atomic_write
-from evaluation import claims_2d, claims_3d, claims_phi, claims_preset, claims_switches
+from evaluation import (
+    claims_2d,
+    claims_3d,
+    claims_cameras,
+    claims_particles,
+    claims_phi,
+    claims_preset,
+    claims_switches,
+)
 from evaluation.claims_report import write_report
 from evaluation.particles_3d import KINDS
 from toybox.world.captions import parse_prompt
 
-PARTS = ("2d", "phi", "switches", "preset", "3d")
+PARTS = ("2d", "phi", "switches", "particles", "preset", "cameras", "3d")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -41,7 +50,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--prompts", nargs="+", help="objects with colours, of 2d and 3d")
     parser.add_argument("--kinds", nargs="+", help="methods of 2d and 3d, such as sds, vsd, 'vsd, decay'")
     parser.add_argument("--scales", nargs="+", type=float, help="of classifier-free guidance, of 2d and 3d")
-    parser.add_argument("--particles", nargs="+", type=int, help="numbers of particles, of 2d and 3d")
+    parser.add_argument("--particles", nargs="+", type=int, help="numbers of particles, of 2d, particles and 3d")
     with one_line("claims"):
         options = parser.parse_args(args)
         require_range("--seeds", options.seeds, 1, 1000)
@@ -63,6 +72,16 @@ def main(args: list[str] | None = None) -> None:
             rows = claims_2d.rows_of("switches", runs[::6] if options.quick else runs, folder)
             write_rows(rows, options.out / "switches.csv")
             claims_switches.write_report(rows, options.out)
+        if "particles" in options.only:
+            numbers = chosen.get("particles", claims_particles.PARTICLES)
+            runs = claims_particles.settings(options.quick, options.seeds, numbers)
+            rows = claims_2d.rows_of("particles", runs, folder)
+            write_rows(rows, options.out / "particles.csv")
+            claims_particles.write_report(rows, options.out)
+        if "cameras" in options.only:
+            measured = claims_cameras.measure(claims_cameras.settings(options.quick, options.seeds), folder)
+            write_rows(measured[0], options.out / "cameras.csv")
+            claims_cameras.write_report(measured, options.out)
         if "preset" in options.only:
             measured = claims_preset.measure(claims_preset.settings(options.quick, options.seeds), folder)
             write_rows(measured[0], options.out / "preset.csv")

@@ -153,9 +153,9 @@ class Table:
         method = setting.kind + DECAY if setting.decay else setting.kind
         return asdict(setting) | {
             "kind": method,
-            "kid_prior": distance.value,
-            "kid_prior_error": distance.error,
-            "diversity_prior": figures["diversity"] / diversity,
+            "kid_prior": distance.value if distance else None,
+            "kid_prior_error": distance.error if distance else None,
+            "diversity_prior": None if figures["diversity"] is None else figures["diversity"] / diversity,
             **{key: figures[key] for key in ("part_recall", "false_parts", "sharpness", "patch_distance", "kid")},
             **{key: run.get(key) for key in RUN},
         }

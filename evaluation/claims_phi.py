@@ -12,8 +12,8 @@ import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
 
-from common.files import atomic_write
 from evaluation.claims_2d import view_prompt
+from evaluation.claims_report import write_text
 from evaluation.particles_2d import Setting
 
 PROMPTS = ("a yellow duck", "a red car")
@@ -69,10 +69,7 @@ def write_report(rows: list[dict], folder: Path) -> None:
     for r in sorted(rows, key=lambda r: (r["prompt"], r["updates"], r["layers"], r["lr"])):
         figures = " | ".join("" if r[key] is None else f"{r[key]:.3f}" for key in HEALTH + QUALITY)
         lines.append(f"| {r['prompt']} | {r['updates']} | {r['layers']} | {r['lr']:g} | {figures} |")
-    text = "\n".join(lines) + "\n"
-    with atomic_write(folder / "phi.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)
+    write_text(folder / "phi.md", lines)
     plot(rows, folder / "phi.png")
 
 

@@ -10,9 +10,8 @@ from statistics import mean
 
 import torch
 
-from common.files import atomic_write
 from evaluation.claims_3d import Table3D
-from evaluation.claims_report import picture, strip
+from evaluation.claims_report import picture, strip, write_text
 from evaluation.particles_3d import Setting3D, particles_3d
 
 PROMPTS = ("a red mushroom", "a blue chair", "a purple robot", "a pink ice cream", "a red car")
@@ -92,8 +91,5 @@ def write_report(measured: tuple[list[dict], dict[str, torch.Tensor]], folder: P
         cells = [spread([row[column] for row in members]) for column in FIGURES]
         lines.append(f"| {prompt or 'all'} | {len(members)} | " + " | ".join(cells) + " |")
     lines.append("| goal | | " + " | ".join(goal or "" for _, goal in FIGURES.values()) + " |")
-    text = "\n".join(lines) + "\n"
-    with atomic_write(folder / "preset.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)
+    write_text(folder / "preset.md", lines)
     picture(strips).save(folder / "preset-views.png")

@@ -145,6 +145,37 @@ def table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def grouped_table(rows: list[dict], keys: dict[str, str], figures: dict[str, str]) -> list[str]:
+    """Lines of Markdown: one row per group of runs that differ in their seed alone, with standard errors.
+
+    Args:
+        rows: Of runs, all with the same columns.
+        keys: Columns that tell groups apart, and their headings.
+        figures: Columns of figures, and their headings.
+    """
+    lines = [f"| {' | '.join([*keys.values(), 'runs', *figures.values()])} |"]
+    lines.append("|---" * (len(keys) + len(figures) + 1) + "|")
+
+    def key(row: dict) -> tuple:
+        return tuple(row[column] for column in keys)
+
+    for values, group in groupby(sorted(rows, key=key), key):
+        members = list(group)
+        known = [[row[column] for row in members if row[column] is not None] for column in figures]
+        cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        cells += [str(len(members)), *(interval(each) if each else "" for each in known)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def write_text(path: Path, lines: list[str]) -> None:
+    """Writes lines to a file, and prints them."""
+    text = "\n".join(lines) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+
+
 def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]], folder: Path) -> None:
     """Writes TITLE.md, TITLE.png and TITLE-particles.png, and prints the table.
 
@@ -162,10 +193,7 @@ def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]
             for more in ("", ", decay"):
                 lines += paired(rows, column, FIGURES[column][1] is not False, more)
     lines += paired_at_best([row for row in rows if row["kid_prior"] is not None])
-    text = "\n".join(lines) + "\n"
-    with atomic_write(folder / f"{title}.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)
+    write_text(folder / f"{title}.md", lines)
     picture(strips).save(folder / f"{title}-particles.png")
     plot(rows, folder / f"{title}.png")
 

@@ -4,12 +4,11 @@ Two tables. VSD at its best 2D setting (scale 1, a learning rate of the particle
 saves time or memory. And phi's learning rate set by phi's health, from a rate that is too low and one that is high.
 """
 
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 
-from common.files import atomic_write
 from evaluation.claims_2d import view_prompt
-from evaluation.claims_report import interval
+from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import Setting
 
 SAVING, SEEDS = ("", "shared", "bfloat16", "small"), 2
@@ -39,25 +38,6 @@ def rates() -> list[Setting]:
     ]
 
 
-def table_of(rows: list[dict]) -> list[str]:
-    """Lines of Markdown: one row per prompt, learning rate and switch, with standard errors over seeds.
-
-    Args:
-        rows: Of runs.
-    """
-    lines = ["| prompt | phi's lr | switch | runs | " + " | ".join(FIGURES.values()) + " |", "|---" * 11 + "|"]
-
-    def key(row: dict) -> tuple[str, float, str]:
-        return row["prompt"], row["lr"], row["switch"]
-
-    for (prompt, lr, switch), group in groupby(sorted(rows, key=key), key):
-        members = list(group)
-        values = [[row[column] for row in members if row[column] is not None] for column in FIGURES]
-        cells = [interval(known) if known else "" for known in values]
-        lines.append(f"| {prompt} | {lr:g} | {switch or 'none'} | {len(members)} | " + " | ".join(cells) + " |")
-    return lines
-
-
 def write_report(rows: list[dict], folder: Path) -> None:
     """Writes switches.md, and prints it.
 
@@ -65,8 +45,7 @@ def write_report(rows: list[dict], folder: Path) -> None:
         rows: Of all runs.
         folder: Where to.
     """
-    lines = ["VSD with decay; 8 particles at scale 1 where phi's learning rate is 0.003, 4 at scale 2 elsewhere.", ""]
-    text = "\n".join(lines + table_of(rows)) + "\n"
-    with atomic_write(folder / "switches.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)
+    rows = [row | {"switch": row["switch"] or "none"} for row in rows]
+    intro = "VSD with decay; 8 particles at scale 1 where phi's learning rate is 0.003, 4 at scale 2 elsewhere."
+    lines = grouped_table(rows, {"prompt": "prompt", "lr": "phi's lr", "switch": "switch"}, FIGURES)
+    write_text(folder / "switches.md", [intro, "", *lines])

@@ -1,7 +1,7 @@
 """Particles as NeRFs, the experiment of the claims in 3D: the toybox's NeRF stage with another guidance.
 
-Only the guidance differs from the preset (`configs/toybox/nerf.yaml`). Every particle makes the same number of steps
-whatever their number, and all particles of a run share one phi.
+Only the guidance, or what is said of the cameras, differs from the preset (`configs/toybox/nerf.yaml`). Every particle
+makes the same number of steps whatever their number, and all particles of a run share one phi.
 """
 
 import time
@@ -23,8 +23,21 @@ from lightning_modules.wish import config_of
 
 KINDS = {  # method: options of the guidance
     "sds": ("kind=sds",),
+    "csd": ("kind=csd",),
     "vsd": ("kind=vsd", "score.phi_mix=1.0"),
     "vsd-0.75": ("kind=vsd", "score.phi_mix=0.75"),  # as in the preset
+    "esd": ("kind=esd", "score.phi_mix=1.0"),
+}
+CAMERAS = "--data.cameras."
+VARIANTS = {  # of a run's cameras; options of the run that it changes
+    "": (),
+    "dropout 0": (f"{GUIDANCE}score.camera_dropout=0.0",),
+    "dropout 0.5": (f"{GUIDANCE}score.camera_dropout=0.5",),
+    # ESD of scale 0 asks phi without a camera, which is all that a phi with a dropout of 1 has seen.
+    "no camera": (f"{GUIDANCE}kind=esd", f"{GUIDANCE}esd_scale=0.0", f"{GUIDANCE}score.camera_dropout=1.0"),
+    "far": (f"{CAMERAS}distance=[3.6,4.4]",),
+    "from below": (f"{CAMERAS}elevation=[-60,-15]",),
+    "no view words": (f"{GUIDANCE}views=null",),
 }
 
 
@@ -39,6 +52,7 @@ class Setting3D:
         particles: n.
         seed: Of everything random.
         steps: Of each particle; the preset's schedules are squeezed or stretched to them.
+        variant: A key of VARIANTS, what is changed of the cameras; "" for nothing.
     """
 
     prompt: str
@@ -47,11 +61,14 @@ class Setting3D:
     particles: int = 1
     seed: int = 0
     steps: int = 900
+    variant: str = ""
 
     @property
     def key(self) -> str:
         """A name for files: the values, joined."""
-        return "3d-" + "-".join(str(value).replace(" ", "_") for value in asdict(self).values())
+        values = [str(value) for value in asdict(self).values()]
+        named = values if self.variant else values[:-1]
+        return "3d-" + "-".join(value.replace(" ", "_") for value in named)
 
 
 def options_of(setting: Setting3D, folder: Path) -> list[str]:
@@ -67,6 +84,7 @@ def options_of(setting: Setting3D, folder: Path) -> list[str]:
         *(f"--trainer.default_root_dir={folder}", f"--model.particles={setting.particles}"),
         *squeezed(config, setting.steps, setting.particles),
         *(f"{GUIDANCE}scale={setting.scale:g}", *(GUIDANCE + option for option in KINDS[setting.kind])),
+        *VARIANTS[setting.variant],
         *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"),
         *("--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0", "--checkpoint.every=1000000"),
     ]

@@ -5,41 +5,18 @@ from math import nan
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from common.errors import InputError
-from evaluation import claims, claims_2d, claims_3d, claims_phi, claims_preset, claims_switches
-from evaluation.claims_phi import correlation
+from evaluation import claims, claims_2d, claims_3d
 from evaluation.claims_report import interval, paired, paired_at_best, sign_test, table
-from evaluation.measures import Judges
 from evaluation.particles_2d import Setting, distil
-from evaluation.particles_3d import KINDS, Setting3D, options_of
-from evaluation.pictures import SIZE, Pictures, white
-from lightning_modules.wish import config_of
-from toybox.judges.parts import PartsJudge
-from toybox.judges.parts_network import PartsNetwork
-from toybox.judges.views import ViewClassifier
+from evaluation.particles_3d import Setting3D, options_of
+from evaluation.pictures import SIZE
 from vsd.embeddings import encode
 from vsd.prior import DiffusionPrior
 from vsd.score_distillation import Conditions, ScoreDistillation
-
-TINY = claims_2d.Plan(("a yellow duck",), ("sds", "vsd", "csd"), (1.0, 3.0), (3,), 2, steps=2)
-TINY_3D = claims_3d.Plan3D(("a yellow duck",), ("sds", "vsd"), (1.0,), (2,), 1, steps=3)
-
-
-@pytest.fixture
-def blind_judges(monkeypatch):
-    """Judges of random weights and few samples: figures mean nothing, tables are whole."""
-    judges = Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
-    for module in (claims_2d, claims_3d):
-        monkeypatch.setattr(module, "load_judges", lambda _: judges)
-    monkeypatch.setattr(claims_2d, "SAMPLES", 4)
-    monkeypatch.setattr(claims_2d, "SAMPLER_STEPS", 2)
-    monkeypatch.setattr(claims_2d, "QUICK", TINY)
-    monkeypatch.setattr(claims_3d, "QUICK", TINY_3D)
 
 
 def rows_of(path):
@@ -114,10 +91,10 @@ def test_runs_that_there_are_not_are_refused(option, value, tmp_path, capsys):
     assert ended.value.code == 2 and value.split()[-1] in line and not (tmp_path / "out").exists()
 
 
-def test_a_plan_has_every_combination_once_and_csd_no_scale():
-    keys = [setting.key for setting in claims_2d.settings(TINY)]
+def test_a_plan_has_every_combination_once_and_csd_no_scale(tiny):
+    keys = [setting.key for setting in claims_2d.settings(tiny)]
     assert len(keys) == len(set(keys)) == 2 * (2 + 2 + 1)
-    assert all(setting.prompt == "a yellow duck, front left view" for setting in claims_2d.settings(TINY))
+    assert all(setting.prompt == "a yellow duck, front left view" for setting in claims_2d.settings(tiny))
 
 
 def test_a_run_follows_its_seed_and_more_particles_leave_the_number_of_steps():
@@ -163,12 +140,12 @@ def test_the_guidance_on_the_page_gets_its_rows_beside_sds(tmp_path, monkeypatch
     torch.testing.assert_close(one, other)
 
 
-def test_a_guidance_of_ones_own_may_have_a_phi_and_decay():
+def test_a_guidance_of_ones_own_may_have_a_phi_and_decay(tiny):
     class Doubled(ScoreDistillation):
         def gradient(self, *args):
             return 2 * super().gradient(*args)
 
-    plan = replace(TINY, kinds=("vsd", "doubled", "doubled, decay"), scales=(1.0,), seeds=1)
+    plan = replace(tiny, kinds=("vsd", "doubled", "doubled, decay"), scales=(1.0,), seeds=1)
     plain, own, decay = claims_2d.settings(plan)
     assert (own.kind, own.decay, decay.kind, decay.decay) == ("doubled", False, "doubled", True)
     (_, health), (_, none) = (distil(own, own={"doubled": (kind, Doubled)}) for kind in ("vsd", "sds"))
@@ -193,42 +170,6 @@ def test_a_damaged_file_of_a_run_is_named_and_the_run_repeated(tmp_path, monkeyp
     assert torch.equal(claims_2d.particles(setting, tmp_path)[0].rgb, again.rgb), "the new file is used"
 
 
-def test_the_rank_correlation_and_its_interval():
-    x = list(np.linspace(0, 1, 40))
-    assert correlation(x, [v**3 for v in x]) == pytest.approx((1, 1, 1))
-    noise = np.random.default_rng(3).normal(size=40)
-    value, low, high = correlation(x, list(noise))
-    assert low < value < high and low < 0 < high
-
-
-def test_the_report_on_phi_has_a_row_per_run(tmp_path, monkeypatch, capsys, blind_judges):
-    monkeypatch.setattr(claims_phi, "STEPS", 2)
-    monkeypatch.setattr(claims_phi, "PARTICLES", 3)
-    assert len(claims_phi.settings()) >= 40
-    claims.main(["--quick", "--only", "phi", "--out", str(tmp_path)])
-    runs = claims_phi.settings(quick=True)
-    rows = rows_of(tmp_path / "phi.csv")
-    assert [float(row["lr"]) for row in rows] == [run.lr for run in runs] and all(
-        float(r["phi_ratio"]) > 0 for r in rows
-    )
-    assert (tmp_path / "phi.md").read_text() in capsys.readouterr().out
-    assert (tmp_path / "phi.png").stat().st_size > 1000
-
-
-def test_the_report_on_switches_has_a_row_per_switch(tmp_path, monkeypatch, capsys, blind_judges):
-    runs = [replace(run, particles=3, steps=2) for run in claims_switches.savings(1)]
-    assert {run.switch for run in runs} == {"", "shared", "bfloat16", "small"} and len(runs) == 4
-    assert len(claims_switches.rates()) == 8 and len({run.key for run in runs}) == 4
-    monkeypatch.setattr(claims_switches, "savings", lambda seeds: runs)
-    monkeypatch.setattr(claims_switches, "rates", lambda: [])
-    claims.main(["--only", "switches", "--out", str(tmp_path)])
-    report = (tmp_path / "switches.md").read_text()
-    assert report in capsys.readouterr().out
-    assert all(f"| 0.003 | {switch} | 1 | " in report for switch in ("none", "shared", "bfloat16", "small"))
-    pictures = {row["switch"]: row["phi_ratio"] for row in rows_of(tmp_path / "switches.csv")}
-    assert len(set(pictures.values())) == 4, "each switch changes something"
-
-
 def test_a_3d_run_has_the_presets_schedules_per_particle(tmp_path):
     options = options_of(Setting3D("a yellow duck", "vsd", 7.5, particles=3, steps=450), tmp_path)
     guidance = "--trainer.callbacks.init_args."
@@ -237,20 +178,8 @@ def test_a_3d_run_has_the_presets_schedules_per_particle(tmp_path):
     assert any('"step": 600' in option for option in options), "200 steps of each of three particles"
 
 
-@pytest.fixture
-def drawn_samples(monkeypatch):
-    """Random pictures in the place of the prior's samples."""
-    draws = torch.Generator().manual_seed(0)
-
-    def samples(*_):
-        rgb = torch.rand(4, 8, 3, SIZE, SIZE, generator=draws)
-        return Pictures(rgb, rgb[:, :, 0] > 0.5, white(4, 8))
-
-    monkeypatch.setattr(claims_3d, "prior_samples", samples)
-
-
 def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(
-    tmp_path, monkeypatch, blind_judges, drawn_samples
+    tmp_path, monkeypatch, blind_judges, drawn_samples, tiny_3d
 ):
     """Samples and truth are drawn at random, the NeRFs are real ones after two steps."""
     claims.main(["--quick", "--only", "3d", "--out", str(tmp_path)])
@@ -261,7 +190,7 @@ def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(
     )
     assert (tmp_path / "3d-particles.png").stat().st_size > 1000
     monkeypatch.setattr("evaluation.particles_3d.run", lambda _: pytest.fail("it was run before"))
-    again = claims_3d.measure(replace(TINY_3D, equal_time=False), tmp_path / "runs")[0]
+    again = claims_3d.measure(replace(tiny_3d, equal_time=False), tmp_path / "runs")[0]
     assert [row["kind"] for row in again] == ["prior", "sds", "vsd"]
 
 
@@ -270,26 +199,3 @@ def test_a_row_of_pictures_shows_as_many_particles_as_fit(count, seen):
     rgb = torch.arange(count).float()[:, None, None, None, None].expand(count, 8, 3, 2, 2)
     shown = claims_3d.particles_shown(rgb)[:, 0, 0, 0]
     assert len(shown) == seen and len(shown.unique()) == min(count, 8) and (shown.diff() >= 0).all()
-
-
-def test_the_presets_own_settings_are_what_is_measured():
-    preset = OmegaConf.load(config_of("toybox", "nerf"))
-    guidance = preset.trainer.callbacks[0].init_args
-    setting = claims_preset.settings()[0]
-    assert (setting.scale, setting.steps) == (guidance.scale, preset.trainer.max_steps)
-    assert KINDS[setting.kind] == (f"kind={guidance.kind}", f"score.phi_mix={guidance.score.phi_mix}")
-    assert [run.seed for run in claims_preset.settings(seeds=2)] == 5 * [0] + 5 * [1]
-    assert not {"a yellow duck", "a white snowman", "a red house"} & {run.prompt for run in claims_preset.settings()}
-
-
-def test_the_presets_report_has_the_spread_over_seeds(tmp_path, monkeypatch, capsys, blind_judges, drawn_samples):
-    tiny = [Setting3D("a red mushroom", "vsd-0.75", 3.0, 1, seed, 2) for seed in range(2)]
-    monkeypatch.setattr(claims_preset, "settings", lambda *_: tiny)
-    claims.main(["--quick", "--only", "preset", "--out", str(tmp_path)])
-    rows, report = rows_of(tmp_path / "preset.csv"), (tmp_path / "preset.md").read_text()
-    assert report in capsys.readouterr().out and (tmp_path / "preset-views.png").stat().st_size > 1000
-    scores = [float(row["truth_score"]) for row in rows]
-    assert "| a red mushroom | 2 | " in report
-    assert f"{mean(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})" in report
-    assert claims_preset.spread([1.0, None, 2.0]) == "1.50 (1.00 to 2.00)" and claims_preset.spread([None]) == ""
-    assert claims_preset.spread([2.0, None]) == "2.00"
