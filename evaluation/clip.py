@@ -1,10 +1,10 @@
-"""CLIP score and CLIP R-precision, for priors and prompts of which there is no truth.
+"""CLIP score, R-precision, and the distance to the prior's samples in CLIP's features, where there is no truth.
 
 Source: Hessel et al. 2021, CLIPScore (without its factor of 2.5, times 100 as is the custom); Park et al. 2021 and Jain
 et al. 2022, Dream Fields, R-precision.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from common.errors import InputError
-from evaluation.pictures import Pictures
+from evaluation.kid import kid
 from toybox.world.captions import caption
 from toybox.world.objects import COLOURS, OBJECTS
 
@@ -29,10 +29,17 @@ class CLIPFigures:
     Args:
         clip_score: 100 times the mean cosine between views and prompt, negative ones count as 0.
         r_precision: The fraction of the views whose nearest prompt of all candidates is the right one.
+        kid_prior: KID to the prior's samples; None without samples.
+        kid_prior_error: Its standard error.
+        diversity_prior: Distance between objects over that between the prior's samples; None without samples or for
+            one object.
     """
 
     clip_score: float
     r_precision: float
+    kid_prior: float | None = None
+    kid_prior_error: float | None = None
+    diversity_prior: float | None = None
 
 
 class CLIPJudge:
@@ -102,20 +109,44 @@ class CLIPJudge:
         pooled = [self.model.vision_model(part).pooler_output for part in ((images - mean) / std).split(32)]
         return F.normalize(self.model.visual_projection(torch.cat(pooled)), dim=-1)
 
-    def measure(self, pictures: Pictures, prompt: str, others: list[str]) -> CLIPFigures:
+    def measure(self, rgb: Tensor, prompt: str, others: list[str], samples: Tensor | None = None) -> CLIPFigures:
         """The figures of a set of pictures.
 
         Args:
-            pictures: N objects in V views.
+            rgb: (N, V, 3, S, S), N objects in V views, in [0, 1].
             prompt: What they should show.
             others: Prompts that compete with it beside DISTRACTORS; may hold the prompt.
+            samples: (M, V, 3, S', S'), the prior's samples of the prompt in the same views, M >= 3; None for none.
 
         Returns:
             The figures over all objects and views.
         """
         candidates = list(dict.fromkeys([prompt, *others, *DISTRACTORS]))
-        cosine = self.image_features(pictures.rgb.flatten(0, 1)) @ self.text_features(candidates).T
-        return CLIPFigures(
+        seen = self.image_features(rgb.flatten(0, 1)).view(*rgb.shape[:2], -1)  # (N, V, D)
+        cosine = seen.flatten(0, 1) @ self.text_features(candidates).T  # (N V, candidates)
+        figures = CLIPFigures(
             clip_score=float(100 * cosine[:, 0].clamp(min=0).mean()),
             r_precision=float((cosine.argmax(1) == 0).float().mean()),
         )
+        if samples is None:
+            return figures
+        aim = self.image_features(samples.flatten(0, 1)).view(*samples.shape[:2], -1)  # (M, V, D)
+        # KID's kernel divides by D, which suits features of unit variance; these have unit length.
+        distance = kid(*(features * features.shape[-1] ** 0.5 for features in (seen, aim)))
+        return replace(
+            figures,
+            kid_prior=distance.value if distance else None,
+            kid_prior_error=distance.error if distance else None,
+            diversity_prior=spread(seen) / spread(aim) if len(seen) > 1 else None,
+        )
+
+
+def spread(features: Tensor) -> float:
+    """The mean of 1 - cosine between two objects in the same view.
+
+    Args:
+        features: (N, V, D), unit vectors, N >= 2.
+    """
+    count, views = features.shape[:2]
+    total = features.sum(0).square().sum()  # of all pairs, an object with itself among them, over all views
+    return float(1 - (total - count * views) / (count * (count - 1) * views))

@@ -12,15 +12,19 @@ from torch import Tensor
 
 from common.cache import cache_folder, cached
 from common.pixels import to_uint8
+from common.randomness import generator
 from evaluation.pictures import SIZE, Pictures, with_found_masks
 from scene.cameras import Orbit
 from toybox.prior.gates import GUIDANCE, RESCALE
 from toybox.prior.metrics import sample
 from toybox.world.captions import VIEWS, caption
-from vsd.prior import load_pipeline
+from vsd.embeddings import embed
+from vsd.prior import DiffusionPrior, load_pipeline
+from vsd.sampling import ancestral_samples
 
 COUNT = 16  # samples per view
 STEPS = 30  # of the sampler
+SCALE = 7.5  # of classifier-free guidance, for a prior whose best scale is not known
 
 
 def fingerprint(pipeline: DiffusionPipeline) -> str:
@@ -60,6 +64,29 @@ def prior_samples(
         return {"rgb": to_uint8(_of_size(images))}
 
     return with_found_masks((cached(path, make)["rgb"].float() / 255).unflatten(0, (count, len(views))))
+
+
+def view_samples(model: str, prompt: str, cameras: Orbit, count: int, steps: int = STEPS, seed: int = 0) -> Tensor:
+    """Samples of any prior for a prompt with the words of some views, on a GPU where there is one.
+
+    Args:
+        model: The prior: "toybox", a folder or a hub id.
+        prompt: Without view words.
+        cameras: V cameras, whose view words the prompt gets.
+        count: N, samples per view.
+        steps: Of the prior's scheduler.
+        seed: Of the noise.
+
+    Returns:
+        (N, V, 3, S, S) in [0, 1].
+    """
+    prior = DiffusionPrior.load(model, "cuda" if torch.cuda.is_available() else "cpu")
+    draws = generator("cpu", seed, 0)
+    empty, views = embed(prior, [""]), []
+    for index in VIEWS.index(cameras.azimuth, cameras.elevation).tolist():
+        text = embed(prior, [f"{prompt}, {VIEWS.words[index]}"]).repeat(count)
+        views.append(ancestral_samples(prior, text, empty.repeat(count), SCALE, steps=steps, generator=draws))
+    return torch.stack(views, 1)
 
 
 def _of_size(images: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ RUN is a run folder of any stage, or a folder of `dream`, whose last stage is me
 instances, and the prior's own ancestral samples for the same prompt and views. RUN/score.png shows a true instance, the
 prior's samples and the particles in rows. `--json` prints one object per run instead of the table.
 
-For a prior other than the toybox there is no truth: `--clip MODEL` measures CLIP score and R-precision instead, and
-`--export FOLDER` writes every view as a file, as GPTEval3D and T3Bench want them.
+For a prior other than the toybox there is no truth: `--clip MODEL` measures CLIP score and R-precision instead, with
+`--samples N` also KID to N samples of the prior per view and diversity over theirs, in CLIP's features. `--export
+FOLDER` writes every view as a file, as GPTEval3D and T3Bench want them.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from PIL import Image
@@ -21,9 +22,10 @@ from common.command_line import OneLineArguments, a_path, one_line, require_plac
 from common.errors import InputError
 from common.pixels import to_uint8
 from evaluation.clip import CLIPFigures, CLIPJudge
+from evaluation.kid import FEW
 from evaluation.measures import COLUMNS, Figures, Yardstick, load_judges, truth_for
 from evaluation.pictures import INSTANCES, OTHERS, SIZE, Pictures, white
-from evaluation.prior_samples import prior_samples
+from evaluation.prior_samples import prior_samples, view_samples
 from evaluation.runs import Result, load_result, record_of
 from evaluation.sheet import contact_sheet
 from lightning_modules.cli import silence
@@ -120,23 +122,28 @@ def score_toybox(results: list[Result], as_json: bool) -> None:
                 print_row(f"  {words}: {result.prompt}", figures)
 
 
-def score_clip(results: list[Result], judge: CLIPJudge, as_json: bool) -> None:
+def score_clip(results: list[Result], judge: CLIPJudge, as_json: bool, samples: int = 0) -> None:
     """Measures runs by a CLIP model; prints the table or the objects.
 
     Args:
         results: What the runs have made.
         judge: The model. R-precision is among the prompts of all runs and the judge's distractors.
         as_json: Print objects, not the table.
+        samples: How many of the prior's samples per view the runs are compared with; 0 for none.
     """
     prompts = [result.prompt for result in results]
+    columns = [field.name for field in fields(CLIPFigures)]
     if not as_json:
-        print(f"{'':<38}{'clip_score':>12}{'r_precision':>13}")
+        print(f"{'':<38}" + "".join(f"{name:>{_width(name)}}" for name in columns))
     for result in results:
-        figures: CLIPFigures = judge.measure(result.pictures, result.prompt, prompts)
+        aim = view_samples(result.prior, result.prompt, result.cameras, samples) if samples else None
+        figures = asdict(judge.measure(result.pictures.rgb, result.prompt, prompts, aim))
         if as_json:
-            print(json.dumps({"run": str(result.folder)} | asdict(figures)), flush=True)
+            print(json.dumps({"run": str(result.folder)} | figures), flush=True)
         else:
-            print(f"{str(result.folder)[-38:]:<38}{figures.clip_score:>12.3f}{figures.r_precision:>13.3f}")
+            cells = ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in columns]
+            row = [f"{cell:>{_width(name)}}" for cell, name in zip(cells, columns, strict=True)]
+            print(f"{str(result.folder)[-38:]:<38}{''.join(row)}", flush=True)
 
 
 def export(results: list[Result], folder: Path) -> None:
@@ -183,6 +190,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--views", type=int, default=8, help="cameras round a particle (default: %(default)s)")
     parser.add_argument("--size", type=int, default=None, help=f"pixels of a view with --clip (default: {CLIP_SIZE})")
     parser.add_argument("--clip", metavar="MODEL", help="folder or id of a CLIP model: measure without truth")
+    parser.add_argument("--samples", type=int, default=0, help="of the prior per view, with --clip (default: none)")
     parser.add_argument("--export", type=a_path, metavar="FOLDER", help="also write every view as a PNG file")
     silence()
     with one_line("score"):
@@ -204,13 +212,18 @@ def score(options: argparse.Namespace) -> None:
         require_place("--export", options.export)
     if options.size is not None and not options.clip:
         raise InputError("--size: the toybox's judges take 64 pixels; leave it out, or measure with --clip")
+    require_range("--samples", options.samples, 0, 1000)
+    if options.samples and not options.clip:
+        raise InputError("--samples: the toybox has its own reference rows; leave it out, or measure with --clip")
+    if 0 < options.samples < FEW:
+        raise InputError(f"--samples: {options.samples}; KID needs at least {FEW}, or 0 for none")
     if not options.clip:
         for run in options.runs:
             require_toybox(run)
     size = options.size or CLIP_SIZE if options.clip else SIZE
     results = [load_result(run, options.views, size) for run in options.runs]
     if options.clip:
-        score_clip(results, CLIPJudge.load(options.clip), options.json)
+        score_clip(results, CLIPJudge.load(options.clip), options.json, options.samples)
     else:
         score_toybox(results, options.json)
     if options.export:
