@@ -90,11 +90,11 @@ def cases(name: str, colour: str, part: str, judges: Judges, count: int = COUNT)
     """
     cameras = look_cameras(VIEWS, DISTANCE, FOVY)
     yardstick, pipeline = Yardstick(name, colour, cameras, judges), load_pipeline()
-    made = sets(name, colour, part, cameras, count)
-    figures = {fault: yardstick.measure(pictures) for fault, pictures in made.items()}
+    faulty = sets(name, colour, part, cameras, count)
+    figures = {fault: yardstick.measure(pictures) for fault, pictures in faulty.items()}
     truth = _tower_features(pipeline, yardstick.truth.over(white(1, VIEWS)))
     result = {}
-    for fault, pictures in made.items():
+    for fault, pictures in faulty.items():
         tests = CAUGHT.get(fault, {})
         applies = {m: test for m, test in tests.items() if getattr(figures["none"], m) is not None}
         missed = tuple(m for m, test in applies.items() if not test(figures[fault], figures["none"]))
@@ -108,7 +108,7 @@ def _tower_features(pipeline: DiffusionPipeline, pictures: Pictures) -> Tensor:
     return image_features(pipeline, pictures.network_images()).unflatten(0, pictures.rgb.shape[:2])
 
 
-def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> str:
+def as_markdown(prompt: str, part: str, results: dict[str, Case], sheet: str) -> str:
     """The section of an object: its sheet, faults by measures, and KID by encoder.
 
     A cell is bold where the measure is meant for the fault, with "MISSED" if it has not caught it.
@@ -116,7 +116,7 @@ def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> st
     Args:
         prompt: The object in words.
         part: The one that is dropped.
-        made: The cases by fault.
+        results: The cases by fault.
         sheet: The name of the picture.
 
     Returns:
@@ -124,7 +124,7 @@ def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> st
     """
     lines = [f"## {prompt.capitalize()}", "", f"![{prompt}: one row per fault]({sheet})", ""]
     lines += ["| fault | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for fault, case in made.items():
+    for fault, case in results.items():
         cells = []
         for measure, value in asdict(case.figures).items():
             cell = "-" if value is None else f"{value:.3f}"
@@ -132,9 +132,9 @@ def as_markdown(prompt: str, part: str, made: dict[str, Case], sheet: str) -> st
                 cell = f"**{cell}**" + (" MISSED" if measure in case.missed else "")
             cells.append(cell)
         lines.append(f"| {fault.replace('a part', f'the {part}')} | " + " | ".join(cells) + " |")
-    judge = {fault: Estimate(case.figures.kid, case.figures.kid_error) for fault, case in made.items()}
-    tower = {fault: case.tower for fault, case in made.items()}
-    rises = [f"{fault} {_rise(judge, fault):.1f} | {_rise(tower, fault):.1f}" for fault in made if fault != "none"]
+    judge = {fault: Estimate(case.figures.kid, case.figures.kid_error) for fault, case in results.items()}
+    tower = {fault: case.tower for fault, case in results.items()}
+    rises = [f"{fault} {_rise(judge, fault):.1f} | {_rise(tower, fault):.1f}" for fault in results if fault != "none"]
     lines += ["", "Rise of KID in standard errors, features of the judge of parts | of the image tower: "]
     lines[-1] += "; ".join(rises) + "."
     return "\n".join(lines)
@@ -184,13 +184,13 @@ def main(args: list[str] | None = None) -> None:
     sections, missed = [INTRODUCTION], []
     for name, colour, part in OBJECTS:
         judges = load_judges(name)
-        made = cases(name, colour, part, judges)
+        results = cases(name, colour, part, judges)
         sheet = options.out.with_name(f"faults_{name}.png")
-        contact_sheet({f: c.pictures[:1] for f, c in made.items()}, look_cameras(VIEWS, DISTANCE, FOVY), sheet, 1)
-        sections.append(as_markdown(caption(name, colour), part, made, sheet.name))
+        contact_sheet({f: c.pictures[:1] for f, c in results.items()}, look_cameras(VIEWS, DISTANCE, FOVY), sheet, 1)
+        sections.append(as_markdown(caption(name, colour), part, results, sheet.name))
         sections[-1] += "\n\n" + judge_in_words(name, judges.parts)
         print(sections[-1], end="\n\n", flush=True)
-        missed += [f"{name}, {fault}: {m}" for fault, case in made.items() for m in case.missed]
+        missed += [f"{name}, {fault}: {m}" for fault, case in results.items() for m in case.missed]
     with atomic_write(options.out) as file:
         file.write_text("\n\n".join(s.strip() for s in sections) + "\n", encoding="utf-8")
     print("\n".join(["missed:", *missed]) if missed else "every fault is caught")

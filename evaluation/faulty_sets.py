@@ -24,9 +24,9 @@ def look(solids: list[Solids], cameras: Orbit) -> Pictures:
     Returns:
         The set.
     """
-    made = [render(stack([one] * len(cameras)), cameras, SIZE) for one in solids]
-    rgb = torch.stack([m.over(torch.ones(3)).permute(0, 3, 1, 2) for m in made])
-    return Pictures(rgb, torch.stack([m.alpha[..., 0] > 0.5 for m in made]), white(len(made), len(cameras)))
+    renders = [render(stack([one] * len(cameras)), cameras, SIZE) for one in solids]
+    rgb = torch.stack([m.over(torch.ones(3)).permute(0, 3, 1, 2) for m in renders])
+    return Pictures(rgb, torch.stack([m.alpha[..., 0] > 0.5 for m in renders]), white(len(renders), len(cameras)))
 
 
 def mirrored(pictures: Pictures) -> Pictures:

@@ -195,12 +195,12 @@ def _cached(stem: str, name: str, colour: str, first: int, orbits: list[Orbit], 
     path = cache_folder() / f"instances-v{VERSION}-{PARTS_KEY}" / f"{stem.replace(' ', '-')}.safetensors"
 
     def make() -> dict[str, Tensor]:
-        made = [
+        renders = [
             render(stack([build(name, colour, TRUTH_SEED + first + i)] * len(orbit)), orbit, size)
             for i, orbit in enumerate(orbits)
         ]
-        rgba = torch.stack([torch.cat([m.rgb, m.alpha], -1).permute(0, 3, 1, 2) for m in made])
-        parts = torch.stack([m.parts for m in made]).byte()
+        rgba = torch.stack([torch.cat([m.rgb, m.alpha], -1).permute(0, 3, 1, 2) for m in renders])
+        parts = torch.stack([m.parts for m in renders]).byte()
         return {"rgba": (255 * rgba.clamp(0, 1)).round().byte(), "parts": parts}
 
     tensors = cached(path, make)

@@ -81,9 +81,9 @@ def _render_looks(name: str, colour: str, count: int, first: int, distance: floa
     rgb, mask = [], []
     for i in range(count):
         solids = stack([build(name, colour, TRUTH_SEED + first + i)] * VIEWS)
-        made = render(solids, cameras(distance, fovy), size)
-        rgb.append(made.over(torch.ones(3)))
-        mask.append(made.alpha[..., 0] > 0.5)
+        seen = render(solids, cameras(distance, fovy), size)
+        rgb.append(seen.over(torch.ones(3)))
+        mask.append(seen.alpha[..., 0] > 0.5)
     return Look(torch.stack(rgb), torch.stack(mask))
 
 

@@ -131,10 +131,10 @@ def measure(arguments: argparse.Namespace) -> float:
                     file.write(json.dumps(record | {"seconds": seconds, "overrides": arguments.overrides}) + "\n")
         ends = scale(name, colour, *where)
         for stage, rows in results.items():
-            scores, distances, times, made = zip(*rows, strict=True)
+            scores, distances, times, lengths = zip(*rows, strict=True)
             print(
                 f"{f'{prompt}, {stage}':<30}{mean(scores):>6.2f}{min(scores):>7.2f}{max(scores):>7.2f}"
-                f"{mean(distances):>7.3f}{ends.real:>7.3f}{ends.wrong:>7.3f}{made[-1]:>7}{mean(times):>9.0f}",
+                f"{mean(distances):>7.3f}{ends.real:>7.3f}{ends.wrong:>7.3f}{lengths[-1]:>7}{mean(times):>9.0f}",
                 flush=True,
             )
         least.append(mean(scores))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gallery.files import PAGE, mesh_script, write_page
 from gallery.markup import Markup, address, element, join, table
-from gallery.pieces import canvas, duration, notes, picture, section, shading, video
+from gallery.pieces import canvas, duration, figure, notes, picture, section, shading, video
 from gallery.runs import Run
 
 
@@ -118,7 +118,7 @@ def cell(run: Run, index: int, folder: Path) -> Markup:
     if sheets:
         alt = f"{label}: eight views from the front on, colour above, normals below"
         shown.append(picture(sheets[-1], folder, alt))
-    return element("figure", shown, element("figcaption", f"particle {index}"))
+    return figure(shown, f"particle {index}")
 
 
 def figures(runs: list[Run], folder: Path) -> Markup:

@@ -2,7 +2,7 @@
 
 from gallery.curves import chart
 from gallery.markup import Markup, element, table
-from gallery.pieces import duration, picture, section
+from gallery.pieces import duration, figure, picture, section
 from gallery.runs import Part, Run
 
 FIRST_CURVES = ("guidance", "loss")  # how the names of the curves end that are shown at once
@@ -23,7 +23,7 @@ def measures(run: Run) -> Markup | None:
     sheet = None
     if run.sheet:
         alt = "Rows: a true instance, samples of the prior, the particles; columns: views"
-        sheet = element("figure", picture(run.sheet, run.folder, alt), element("figcaption", alt), class_="score")
+        sheet = figure(picture(run.sheet, run.folder, alt), alt, class_="score")
     return section("measures", "Measures", element("dl", pairs, class_="facts figures") if pairs else None, sheet)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from gallery.figures import curves, measures, settings
 from gallery.files import PAGE, mesh_script, write_mesh, write_page
 from gallery.markup import Markup, address, element, join
-from gallery.pieces import canvas, duration, link, notes, picture, section, shading, size, video
+from gallery.pieces import canvas, duration, figure, link, notes, picture, section, shading, size, video
 from gallery.runs import Run
 
 ENDINGS = (".glb", ".obj", ".mtl", ".png")  # of a mesh's files
@@ -121,10 +121,9 @@ def turntables(run: Run) -> Markup | None:
     rows = []
     for i in _particles(part.turntables for part in run.parts):
         row = [
-            element(
-                "figure",
+            figure(
                 video(part.turntables[i], run.folder, f"Turntable of {run.prompt}, {part.name}, particle {i}"),
-                element("figcaption", f"{part.name}, particle {i}"),
+                f"{part.name}, particle {i}",
             )
             for part in run.parts
             if i in part.turntables
@@ -149,19 +148,17 @@ def contacts(run: Run) -> Markup | None:
     for part in run.parts:
         if part.image:
             alt = f"{run.prompt}: a row of particles per guidance, then one of ancestral samples"
-            figures.append(
-                element("figure", picture(part.image, run.folder, alt), element("figcaption", f"{part.name}: {alt}"))
-            )
+            figures.append(figure(picture(part.image, run.folder, alt), f"{part.name}: {alt}"))
         for i, file in part.contacts.items():
             words = f"{part.name}, particle {i}"
             alt = f"{run.prompt}, {words}: eight views from the front on, colour above, normals below"
-            figures.append(element("figure", picture(file, run.folder, alt), element("figcaption", words)))
+            figures.append(figure(picture(file, run.folder, alt), words))
         for i, pictures in part.strips.items():
             for file in pictures:
                 step = int(file.stem.rpartition("step")[2])
                 words = f"{part.name}, particle {i}, step {step}"
                 alt = f"{run.prompt}, {words}: colour first, then normals, from a few views"
-                strips.append(element("figure", picture(file, run.folder, alt), element("figcaption", words)))
+                strips.append(figure(picture(file, run.folder, alt), words))
     if not figures and not strips:
         return None
     later = None

@@ -133,6 +133,20 @@ def picture(file: Path, folder: Path, alt: str) -> Markup:
     return element("a", image, href=address(file, folder))
 
 
+def figure(shown: Markup | list[Markup], words: str, class_: str | None = None) -> Markup:
+    """What is shown, with words below.
+
+    Args:
+        shown: HTML.
+        words: The words.
+        class_: Of the figure.
+
+    Returns:
+        HTML.
+    """
+    return element("figure", shown, element("figcaption", words), class_=class_)
+
+
 def size(count: int) -> str:
     """Words for the size of a file.
 

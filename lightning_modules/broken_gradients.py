@@ -56,15 +56,15 @@ class BrokenGradients:
             InputError: Too many gradients of a particle were broken, or when no step follows, all.
         """
         pairs = [(index, *pair) for index, pair in enumerate(zip(*counts.tolist(), strict=True))]
-        for index, made, broken in pairs:
-            if broken > LIMIT or (end and broken and broken == made):
+        for index, total, broken in pairs:
+            if broken > LIMIT or (end and broken and broken == total):
                 causes = [f"{name} is {float(v):g}" for name, v in metrics.items() if not math.isfinite(v)]
                 cause = f" ({', '.join(causes)})" if causes else ""
                 raise InputError(
-                    f"particle {index}: {broken} of {made} gradients had nan or infinity{cause} and were left out; "
+                    f"particle {index}: {broken} of {total} gradients had nan or infinity{cause} and were left out; "
                     "lower the learning rates or weights of model, or guidance.scale, and resume"
                 )
-        left_out = [f"{broken} of {made} of particle {index}" for index, made, broken in pairs if broken]
+        left_out = [f"{broken} of {total} of particle {index}" for index, total, broken in pairs if broken]
         if end and left_out:
             return f"warning: gradients with nan or infinity were left out: {', '.join(left_out)}"
         return None

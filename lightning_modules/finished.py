@@ -14,7 +14,6 @@ from lightning_modules.handover import (
     load_meshes,
     load_nerfs,
     load_run,
-    particle_state,
     stage_folder,
 )
 from lightning_modules.nerf import FieldSettings, NerfParticle
@@ -135,15 +134,14 @@ def _albedo(nerf: NerfParticle) -> Callable[[Tensor], Tensor]:
 
 def _textured(folder: Path, options: dict, count: int) -> list[TexturedMesh]:
     """The particles of a run of the texture stage."""
-    checkpoint = load_run(str(folder), "RUN", "TextureStage", "texture", count)
-    found = checkpoint["vsd"].get("field")
+    notes, states = load_run(str(folder), "texture", count, "RUN")
+    found = notes.get("field")
     if found is not None:
         settings = FieldSettings(**found)
     else:  # of a version that did not keep them
         settings = load_nerfs(_previous(folder, "nerf", options), count)[0].settings
     particles = []
-    for i in range(count):
-        state = particle_state(checkpoint, i)
+    for i, state in enumerate(states):
         given = given_mesh(folder / LAST, i) if "to_file" in state else None
         particle = TexturedMesh(Mesh(state["vertices"], state["faces"]), NerfParticle(settings), given)
         particle.load_state_dict(state)

@@ -197,17 +197,10 @@ class GeometryStage(ObjectStage):
         nerf, size = self.nerfs[index], cameras.resolution
         return nerf.renderer(nerf.field, *cameras.rays()).opacity.view(len(cameras), size, size, 1)
 
+    @override
     @torch.no_grad()
     def picture(self, index: int, cameras: Cameras) -> Tensor:
-        """Colour and normal side by side, without gradients.
-
-        Args:
-            index: Of the particle.
-            cameras: One camera, of S x S pixels.
-
-        Returns:
-            (S, 2 S, 3) in [0, 1].
-        """
+        """Colour and normal side by side."""
         return self.render(index, cameras).side_by_side(self.eval_background, self.eval_background)
 
     @override

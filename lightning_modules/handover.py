@@ -20,28 +20,32 @@ from scene.tetrahedra import DMTet
 from scene.texture import Atlas
 from scene.texture_coordinates import unusable
 
+KINDS = {"nerf": "NerfStage", "geometry": "GeometryStage", "texture": "TextureStage"}  # classes of the stages
 
-def load_run(run: str, key: str, stage: str, word: str, count: int) -> dict:
-    """Reads the checkpoint of a run.
+
+def load_run(run: str, stage: str, count: int, key: str) -> tuple[dict, list[dict]]:
+    """Reads the particles in the checkpoint of a run.
 
     Args:
         run: Run folder, folder of `dream`, or checkpoint.
-        key: The option that names the run, for errors.
-        stage: Name of the stage's class.
-        word: Of the stage in a folder of `dream`.
+        stage: One of STAGES.
         count: Particles that the run must have.
+        key: The option that names the run, for errors.
+
+    Returns:
+        What the stage has noted in its checkpoint, and the tensors of every particle by their names in it.
 
     Raises:
         InputError: There is no such checkpoint, or it has another number of particles.
     """
     path = Path(run).expanduser().absolute()
     if path.is_dir():
-        path = (path / word if (path / DREAM).exists() else path) / LAST
-    checkpoint = read_checkpoint(path, stage, key)
+        path = (path / stage if (path / DREAM).exists() else path) / LAST
+    checkpoint = read_checkpoint(path, KINDS[stage], key)
     names = {name.split(".")[1] for name in checkpoint["state_dict"] if name.startswith("particles.")}
     if len(names) != count:
         raise InputError(f"{key}: {path} has {len(names)} particles, model.particles is {count}; make them equal")
-    return checkpoint
+    return checkpoint["vsd"], [particle_state(checkpoint, i) for i in range(count)]
 
 
 def particle_state(checkpoint: dict, index: int) -> dict:
@@ -66,12 +70,10 @@ def load_nerfs(run: str, count: int, key: str = "model.nerf") -> list[NerfPartic
     Raises:
         InputError: There is no such checkpoint, or it has another number of particles.
     """
-    checkpoint = load_run(run, key, "NerfStage", "nerf", count)
-    particles = []
-    for i in range(count):
-        particle = NerfParticle(FieldSettings(**checkpoint["vsd"]["field"]))
-        particle.load_state_dict(particle_state(checkpoint, i))
-        particles.append(particle.requires_grad_(False))
+    notes, states = load_run(run, "nerf", count, key)
+    particles = [NerfParticle(FieldSettings(**notes["field"])) for _ in states]
+    for particle, state in zip(particles, states, strict=True):
+        particle.requires_grad_(False).load_state_dict(state)
     return particles
 
 
@@ -86,13 +88,11 @@ def load_meshes(run: str, count: int, key: str = "model.geometry") -> list[Mesh]
     Raises:
         InputError: There is no such checkpoint, or it has another number of particles.
     """
-    checkpoint = load_run(run, key, "GeometryStage", "geometry", count)
-    meshes = []
-    for i in range(count):
-        surface = DMTet(checkpoint["vsd"]["resolution"])
-        surface.load_state_dict(particle_state(checkpoint, i))
-        meshes.append(solid_mesh(surface))
-    return meshes
+    notes, states = load_run(run, "geometry", count, key)
+    surfaces = [DMTet(notes["resolution"]) for _ in states]
+    for surface, state in zip(surfaces, states, strict=True):
+        surface.load_state_dict(state)
+    return [solid_mesh(surface) for surface in surfaces]
 
 
 def read_given(
@@ -142,7 +142,7 @@ def given_mesh(path: str | Path, index: int) -> GivenMesh:
     Raises:
         InputError: There is no such checkpoint, or the run textures no mesh of a file.
     """
-    state = particle_state(read_checkpoint(Path(path), "TextureStage"), index)
+    state = particle_state(read_checkpoint(Path(path), KINDS["texture"]), index)
     if "to_file" not in state:
         raise InputError(f"model.mesh: the run of {path} textures no mesh of a file; leave it out")
     charts = (state.get(name) for name in ("uv", "corners", "source"))

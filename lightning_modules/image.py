@@ -84,13 +84,13 @@ class ImageStage(Stage):
 
     @override
     def training_step(self, batch: Tensor, _: int) -> Tensor:
-        chosen, made = self.order(self.global_step)
+        chosen, particle_step = self.order(self.global_step)
         count = len(chosen)
         view = self.view(count)
         losses = []
         for guidance, pictures in zip(self.guidances, self.pictures, strict=True):
             images = torch.stack([pictures[i] for i in chosen])
-            losses.append(guidance.particle_loss(images, view, torch.full((count,), made)))
+            losses.append(guidance.particle_loss(images, view, torch.full((count,), particle_step)))
             self.log(f"train/{guidance.label}_loss", losses[-1], prog_bar=True)
         return torch.stack(losses).sum()
 

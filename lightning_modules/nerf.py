@@ -216,17 +216,10 @@ class NerfStage(ObjectStage):
         self.log_dict({"train/guidance": loss.detach(), "train/penalty": penalty.detach()}, prog_bar=True)
         return loss + penalty
 
+    @override
     @torch.no_grad()
     def picture(self, index: int, cameras: Cameras) -> Tensor:
-        """Colour, normal, depth and opacity side by side, without gradients.
-
-        Args:
-            index: Of the particle.
-            cameras: One camera, of S x S pixels.
-
-        Returns:
-            (S, 4 S, 3) in [0, 1]; near surfaces have a bright depth.
-        """
+        """Colour, normal, depth and opacity side by side, (S, 4 S, 3); near surfaces have a bright depth."""
         particle, size = self.particles[index], cameras.resolution
         out, directions = self.render(particle, cameras, normals=True)
         background = self.backgrounds.of_picture(particle.background, directions)

@@ -22,16 +22,7 @@ LARGEST_GRID = 512  # cells of a tetrahedral grid along an axis
 
 
 class ObjectStage(Stage):
-    """A stage whose particles are seen by cameras, of which the datamodule gives a batch per step.
-
-    Args:
-        particles: Number of particles, n >= 1.
-        particles_per_step: Particles that a step moves, m in 1 ... n.
-        seed: Of the particles' order and of what the stage draws, >= 0.
-
-    Raises:
-        InputError: n or m is impossible.
-    """
+    """A stage whose particles are seen by cameras, of which the datamodule gives a batch per step."""
 
     particles: nn.ModuleList
 

@@ -17,7 +17,7 @@ from lightning_modules.parallel import ParticleParallelStrategy
 from lightning_modules.particles import RoundRobin
 from lightning_modules.run.checkpoints import mark, require_mark, require_weights
 from lightning_modules.run.hardware import untested
-from lightning_modules.run.loggers import MetricsFile, show_mesh, show_picture, show_video
+from lightning_modules.run.loggers import MetricsFile, show_file
 from lightning_modules.run.pictures import save_picture
 from vsd.guidance import VSDGuidance
 
@@ -189,8 +189,7 @@ class Stage(pl.LightningModule):
             name: Path of the file below the run folder.
         """
         if self.trainer.is_global_zero:
-            show = {".mp4": show_video, ".glb": show_mesh}.get(Path(name).suffix, show_picture)
-            show(self.loggers, key, self.run_folder / name, self.trained_steps)
+            show_file(self.loggers, key, self.run_folder / name, self.trained_steps)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -190,17 +190,10 @@ class TextureStage(ObjectStage):
         self.log("train/guidance", loss.detach(), prog_bar=True)
         return loss
 
+    @override
     @torch.no_grad()
     def picture(self, index: int, cameras: Cameras) -> Tensor:
-        """Colour and normal side by side, without gradients.
-
-        Args:
-            index: Of the particle.
-            cameras: One camera, of S x S pixels.
-
-        Returns:
-            (S, 2 S, 3) in [0, 1].
-        """
+        """Colour and normal side by side."""
         out = self.render(index, cameras)
         return out.side_by_side(self.backgrounds.of_picture(self.particles[index].background, out.directions[0]))
 

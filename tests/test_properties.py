@@ -151,7 +151,7 @@ def test_every_round_moves_every_particle_of_a_rank_once_and_the_ranks_have_all(
         first = step - step % order.steps_per_round
         moved = [order(s) for s in range(first, first + order.steps_per_round)]
         assert sorted(i for chosen, _ in moved for i in chosen) == sorted(order.own)
-        assert {made for _, made in moved} == {first // order.steps_per_round}
+        assert {particle_step for _, particle_step in moved} == {first // order.steps_per_round}
         assert order.step_after(first // order.steps_per_round) == first
         resumed = RoundRobin(n, min(n, m), seed)
         resumed.set_rank(ranks.index(order), world)

@@ -90,8 +90,8 @@ def main(args: list[str] | None = None) -> None:
             sampled = [torch.cat(list(samples_of(options.prior, [caption(name, colour, w) for w in words], SIZE)), 1)]
         rows = []
         for seed in range(options.rows):
-            made = render(stack([build(name, colour, seed)] * COLUMNS), cameras_of(view, seed), SIZE)
-            rows.append(torch.cat(list(made.over(torch.ones(3))), 1))
+            truth = render(stack([build(name, colour, seed)] * COLUMNS), cameras_of(view, seed), SIZE)
+            rows.append(torch.cat(list(truth.over(torch.ones(3))), 1))
         with atomic_write(options.out) as part:
             Image.fromarray(to_uint8(torch.cat(rows + sampled)).numpy()).save(
                 part, PICTURES[options.out.suffix.lower()]

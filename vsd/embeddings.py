@@ -30,8 +30,8 @@ def embed(prior: DiffusionPrior, prompts: list[str]) -> Text:
     found: dict[str, Text | None] = {prompt: _read(_file(model, prompt)) for prompt in prompts}
     missing = [prompt for prompt, text in found.items() if text is None]
     if missing:
-        made = encode(prior, missing)
-        found |= {prompt: made[k : k + 1] for k, prompt in enumerate(missing)}
+        encoded = encode(prior, missing)
+        found |= {prompt: encoded[k : k + 1] for k, prompt in enumerate(missing)}
         all(_write(_file(model, prompt), found[prompt]) for prompt in missing)  # the first failure tells of all
     return Text.cat([found[prompt].to(prior.device, prior.dtype) for prompt in prompts])
 

@@ -1,6 +1,7 @@
-"""Latents of images by an autoencoder, of all views at once or of one after the other."""
+"""Images as an autoencoder takes them, and their latents, of all views at once or of one after the other."""
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -33,6 +34,20 @@ def encode(
     codes, (is_posterior, *_) = torch.cat([code for code, _ in parts]), [kind for _, kind in parts]
     # Drawn of all views together: the numbers are those of all views at once.
     return _drawn(DiagonalGaussianDistribution(codes), posterior) if is_posterior else codes
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images of another size, with a graph; those of that size as they are.
+
+    Args:
+        images: (B, C, S, S).
+        size: Pixels of the new side.
+
+    Returns:
+        (B, C, size, size).
+    """
+    side = images.shape[-1]
+    return images if side == size else F.interpolate(images, (size, size), mode="bilinear", antialias=side > size)
 
 
 def _code(encoder: nn.Module, images: Tensor) -> tuple[Tensor, bool]:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,18 +20,16 @@ from common.randomness import generator
 from common.ranks import average
 from vsd.compiling import compile_unets
 from vsd.embeddings import embed, free_text_encoders
+from vsd.encoding import resized
 from vsd.gradients import Reduction, Weight
 from vsd.health import SURE
-from vsd.noise_predictor import NoisePredictor
 from vsd.prior import TOYBOX, DiffusionPrior
 from vsd.prompts import Prompts, PromptTable
 from vsd.replay import Replay
 from vsd.sampling import ancestral_samples
 from vsd.savings import Savings, load_encoder, out_of_memory
 from vsd.score_distillation import Conditions, Kind, ScoreDistillation
-from vsd.score_network import ScoreNetwork, load_score_base
-from vsd.score_trainer import ScoreSettings, ScoreTrainer
-from vsd.small_score_network import SmallScoreNetwork
+from vsd.score_trainer import ScoreSettings, ScoreTrainer, build_phi
 from vsd.timesteps import Timesteps
 from vsd.views import View, ViewSectors, eight_sectors
 
@@ -179,24 +176,14 @@ class VSDGuidance(pl.Callback):
         self.rank, self.table = rank, PromptTable(prior, self.prompts)
         network, self._plain = None, self.table.plain
         if self.kind in ("vsd", "esd"):
-            network = self._build_phi(prior)
+            network = build_phi(prior, self.score, self.seed, self.savings.checkpointing)
+            if self.score.model is not None:
+                self._plain = embed(network.base, [self.prompts.prompt])
+                free_text_encoders(network.base)
             self.trainer = ScoreTrainer(network, self.score, self.seed, rank, average)
         if self.savings.compile:
             compile_unets(prior, network, self.table.plain, self._plain)
         self.core = ScoreDistillation(prior, network, **self.options)
-
-    def _build_phi(self, prior: DiffusionPrior) -> NoisePredictor:
-        base = prior
-        if self.score.model is not None:
-            base = load_score_base(self.score.model, prior)
-            self._plain = embed(base, [self.prompts.prompt])
-            free_text_encoders(base)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)  # the same phi on every rank
-            checkpointing = self.savings.checkpointing
-            if self.score.network == "small":
-                return SmallScoreNetwork(prior, True, checkpointing)
-            return ScoreNetwork(base, self.score.rank, self.score.targets, True, prior, checkpointing)
 
     @property
     def image_size(self) -> int:
@@ -214,18 +201,7 @@ class VSDGuidance(pl.Callback):
 
     def conditions(self, view: View) -> Conditions:
         """What B renders are to show."""
-        count = len(view.azimuth)
-        where = view.azimuth, view.elevation
-        conditions = Conditions(
-            text=self.table.between_views(*where) if self.perp_neg else self.table.of_cameras(*where),
-            negative=self.table.negative.repeat(count),
-            plain=self._plain.repeat(count),
-            cameras=view.cameras,
-        )
-        if self.perp_neg:
-            conditions.away, weights = self.table.negatives(*where)
-            conditions.away_weights = self.perp_neg * weights
-        return conditions
+        return self.table.conditions(view, self._plain, self.perp_neg)
 
     def particle_loss(self, images: Tensor, view: View, steps: Tensor) -> Tensor:
         """The loss whose gradient moves the particles, times this guidance's factor.
@@ -240,7 +216,7 @@ class VSDGuidance(pl.Callback):
         """
         prior = self.core.prior
         if not prior.is_latent(images):
-            images = self._resized(images)
+            images = resized(images, self.image_size)
         t = self.timesteps.sample(steps, prior.steps, self._draws(TIME, "cpu")).to(prior.device, non_blocking=True)
         shape = len(images), *self.latent_shape
         eps = torch.randn(shape, generator=self._draws(NOISE, prior.device), device=prior.device)
@@ -258,12 +234,6 @@ class VSDGuidance(pl.Callback):
 
     def _draws(self, stream: int, device: torch.device | str) -> torch.Generator:
         return generator(device, self.seed, self.rank, stream, self.calls)
-
-    def _resized(self, images: Tensor) -> Tensor:
-        size, target = images.shape[-1], self.image_size
-        if size == target:
-            return images
-        return F.interpolate(images, (target, target), mode="bilinear", antialias=size > target)
 
     def update_score(self) -> Tensor | None:
         """K steps of phi on the latents of the last particle step; the last loss, or None where none was made."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from common.errors import InputError
 from vsd.embeddings import embed
 from vsd.prior import DiffusionPrior, Text
-from vsd.views import ViewSectors
+from vsd.score_distillation import Conditions
+from vsd.views import View, ViewSectors
 
 LONGEST = 2000  # characters; far above what any text encoder reads
 BYTES = 256  # a tokenizer of fewer tokens cannot spell every text: it knows words, as the toybox's does
@@ -91,6 +92,26 @@ class PromptTable:
         """Two prompts per camera that Perp-Neg leads away from, each a Text of B, and their weights (2, B)."""
         index, weights = self.prompts.views.negatives(*self._here(azimuth, elevation))
         return [self.views[i] for i in index], weights
+
+    def conditions(self, view: View, plain: Text, perp_neg: float = 0.0) -> Conditions:
+        """What B renders are to show.
+
+        Args:
+            view: Of the B renders.
+            plain: y under phi's own text encoder.
+            perp_neg: How strongly the prior is led away from the other views; 0 for not at all.
+        """
+        count, where = len(view.azimuth), (view.azimuth, view.elevation)
+        conditions = Conditions(
+            text=self.between_views(*where) if perp_neg else self.of_cameras(*where),
+            negative=self.negative.repeat(count),
+            plain=plain.repeat(count),
+            cameras=view.cameras,
+        )
+        if perp_neg:
+            conditions.away, weights = self.negatives(*where)
+            conditions.away_weights = perp_neg * weights
+        return conditions
 
     def _here(self, *angles: Tensor) -> list[Tensor]:
         return [angle.to(self.views.states.device, non_blocking=True) for angle in angles]

@@ -1,4 +1,4 @@
-"""phi's training: its optimizer, warm-up, K updates per particle step, and what it shares with that step."""
+"""phi's settings and training: its optimizer, warm-up, K updates per particle step, what it shares with that step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ from common.errors import InputError
 from common.randomness import generator
 from vsd.health import PhiHealth
 from vsd.noise_predictor import NoisePredictor
-from vsd.prior import Text
-from vsd.score_network import ATTENTION
+from vsd.prior import DiffusionPrior, Text
+from vsd.score_network import ATTENTION, ScoreNetwork, load_score_base
+from vsd.small_score_network import SmallScoreNetwork
 
 GAIN = 1.02  # of an adaptive learning rate per particle step; health remembers about 50
 CALIBRATED = 0.97  # below, an adaptive learning rate rises
@@ -97,6 +98,26 @@ class ScoreSettings:
         for name in ("weight_decay", "warmup"):
             require_range(f"guidance.score.{name}", getattr(self, name), 0)
         require_range("guidance.score.rank", self.rank, 1, 1024)
+
+
+def build_phi(prior: DiffusionPrior, settings: ScoreSettings, seed: int, checkpointing: bool = False) -> NoisePredictor:
+    """Builds the score network that settings ask for, with a camera.
+
+    Args:
+        prior: The prior.
+        settings: Of the network.
+        seed: Of its first weights, the same on every rank.
+        checkpointing: Whether its passes with a gradient keep few activations.
+
+    Raises:
+        InputError: Its base does not load or does not go with the prior.
+    """
+    base = prior if settings.model is None else load_score_base(settings.model, prior)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if settings.network == "small":
+            return SmallScoreNetwork(prior, True, checkpointing)
+        return ScoreNetwork(base, settings.rank, settings.targets, True, prior, checkpointing)
 
 
 class Forward(NamedTuple):

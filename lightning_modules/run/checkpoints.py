@@ -124,11 +124,11 @@ def newest_first(paths: list[Path]) -> list[Path]:
 
     def steps(path: Path) -> tuple[float, float]:
         try:
-            made = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         except Exception:
             # torch raises a dozen types for a damaged file.
-            made = math.inf
-        return made, path.stat().st_mtime
+            step = math.inf
+        return step, path.stat().st_mtime
 
     return sorted(paths, key=steps, reverse=True)
 

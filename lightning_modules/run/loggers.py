@@ -86,48 +86,25 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
 
-def show_picture(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a picture file in the loggers that show pictures.
+def show_file(loggers: list[Logger], key: str, path: Path, step: int) -> None:
+    """Shows a file in the loggers that show files of its kind.
 
     Args:
         loggers: The trainer's.
-        key: Name of the picture.
-        path: Of the file.
+        key: Its name there.
+        path: Of an MP4 video, a GLB mesh, or else a picture.
         step: The trainer's.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(key, [str(path)], step)
-        elif isinstance(logger, TensorBoardLogger):
+            if path.suffix == ".mp4":
+                logger.log_video(key, [str(path)], step, format=["mp4"])
+            elif path.suffix == ".glb":
+                import wandb  # takes a second
+
+                logger.log_metrics({key: wandb.Object3D(str(path))}, step)
+            else:
+                logger.log_image(key, [str(path)], step)
+        elif isinstance(logger, TensorBoardLogger) and path.suffix not in (".mp4", ".glb"):
             with Image.open(path) as picture:
                 logger.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
-
-
-def show_video(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a video file in the loggers that show video files.
-
-    Args:
-        loggers: The trainer's.
-        key: Name of the video.
-        path: Of the MP4 file.
-        step: The trainer's.
-    """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_video(key, [str(path)], step, format=["mp4"])
-
-
-def show_mesh(loggers: list[Logger], key: str, path: Path, step: int) -> None:
-    """Shows a GLB file in the loggers that show meshes.
-
-    Args:
-        loggers: The trainer's.
-        key: Name of the mesh.
-        path: Of the file.
-        step: The trainer's.
-    """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            import wandb  # takes a second
-
-            logger.log_metrics({key: wandb.Object3D(str(path))}, step)

@@ -52,12 +52,12 @@ class Progress:
 
     def now(self) -> list[str]:
         """What the last step has done: number, particle and phase."""
-        chosen, made = self.stage.order(self.clock.done - 1)
+        chosen, particle_step = self.stage.order(self.clock.done - 1)
         words = [f"step {self.clock.done}/{self.clock.total}"]
         if self.stage.order.n > 1:
             several = "s" if len(chosen) > 1 else ""
             words += [f"particle{several} {', '.join(map(str, chosen))} of {self.stage.order.n}"]
-        phases = dict.fromkeys(phase(guidance, made) for guidance in self.stage.guidances)
+        phases = dict.fromkeys(phase(guidance, particle_step) for guidance in self.stage.guidances)
         return [*words, " + ".join(phases)] if phases else words
 
     def speed(self) -> list[str]:
@@ -73,14 +73,14 @@ class Progress:
         return [f"{name} {float(value):.3g}" for name, value in found.items()]
 
 
-def phase(guidance: Any, made: int) -> str:
+def phase(guidance: Any, particle_step: int) -> str:
     """How a guidance moves a particle, such as "VSD".
 
     Args:
         guidance: A VSDGuidance.
-        made: Steps that the particle has made before.
+        particle_step: Steps that the particle has made before.
     """
-    warm = guidance.trainer is not None and made < guidance.score.warm_start
+    warm = guidance.trainer is not None and particle_step < guidance.score.warm_start
     return "SDS" if warm else guidance.kind.upper()
 
 

@@ -64,8 +64,8 @@ import sys, torch
 from pathlib import Path
 from common.cache import cached
 for i in range(20):
-    made = cached(Path(sys.argv[1]) / f"{i}.safetensors", lambda: {"a": torch.full((50_000,), float(i))})
-    assert torch.equal(made["a"], torch.full((50_000,), float(i)))
+    again = cached(Path(sys.argv[1]) / f"{i}.safetensors", lambda: {"a": torch.full((50_000,), float(i))})
+    assert torch.equal(again["a"], torch.full((50_000,), float(i)))
 """
 
 

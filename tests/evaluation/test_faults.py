@@ -57,13 +57,13 @@ def test_the_l1_score_is_blind_to_blur(ducks_with_faults):
 
 
 def test_faults_are_what_their_names_say():
-    made = sets("duck", "yellow", "beak", look_cameras(8, 2.3, 40.0), 2)
-    assert set(made) == {"none", *CAUGHT}
-    changed = ((made["a part dropped"].rgb - made["none"].rgb).abs() > 0.05).any(2)
+    faulty = sets("duck", "yellow", "beak", look_cameras(8, 2.3, 40.0), 2)
+    assert set(faulty) == {"none", *CAUGHT}
+    changed = ((faulty["a part dropped"].rgb - faulty["none"].rgb).abs() > 0.05).any(2)
     assert changed[:, 0].flatten(1).any(1).all() and not changed[:, 4].any(), "beaks are seen in front alone"
-    assert torch.equal(made["left and right exchanged"].rgb[:, 0].flip(-1), made["none"].rgb[:, 0])
-    copies = made["one object copied"].rgb
-    assert torch.equal(copies[0], copies[1]) and torch.equal(copies[0], made["none"].rgb[0])
+    assert torch.equal(faulty["left and right exchanged"].rgb[:, 0].flip(-1), faulty["none"].rgb[:, 0])
+    copies = faulty["one object copied"].rgb
+    assert torch.equal(copies[0], copies[1]) and torch.equal(copies[0], faulty["none"].rgb[0])
     numbered = torch.arange(8.0).view(1, 8, 1, 1, 1).expand(1, 8, 3, 2, 2)
     turned = two_fronts(Pictures(numbered, numbered[:, :, 0] > 0, white(1, 8)))
     assert turned.rgb[0, :, 0, 0, 0].tolist() == [0, 1, 2, 7, 0, 1, 6, 7]

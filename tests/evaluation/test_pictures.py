@@ -30,21 +30,21 @@ def test_truth_is_composited_over_the_backgrounds_that_are_asked_for():
     rgba[:, :, :3] *= rgba[:, :, 3:]
     truth = Truth(rgba, torch.zeros(5, 2, 8, 8, dtype=torch.long), turntable(2))
     background = torch.rand(2, 2, 3)
-    made = truth.over(background)
+    shown = truth.over(background)
     for i in range(5):
         for v in range(2):
             expected = rgba[i, v, :3] + (1 - rgba[i, v, 3]) * background[i % 2, v][:, None, None]
-            torch.testing.assert_close(made.rgb[i, v], expected)
-    assert torch.equal(made.mask, rgba[:, :, 3] > 0.5)
+            torch.testing.assert_close(shown.rgb[i, v], expected)
+    assert torch.equal(shown.mask, rgba[:, :, 3] > 0.5)
 
 
 def test_true_instances_are_renders_of_the_unseen_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("VSD_CACHE", str(tmp_path))
     true_instances.cache_clear()
     truth = true_instances("mug", "green", 2, 3, 4, 2.3, 40.0, 32)
-    made = render(stack([build("mug", "green", TRUTH_SEED + 4)] * 4), turntable(4, 15.0, 2.3, 40.0), 32)
-    expected = torch.cat([made.rgb, made.alpha], -1).permute(0, 3, 1, 2)
-    assert (truth.rgba[1] - expected).abs().max() < 0.6 / 255 and torch.equal(truth.parts[1], made.parts)
+    shown = render(stack([build("mug", "green", TRUTH_SEED + 4)] * 4), turntable(4, 15.0, 2.3, 40.0), 32)
+    expected = torch.cat([shown.rgb, shown.alpha], -1).permute(0, 3, 1, 2)
+    assert (truth.rgba[1] - expected).abs().max() < 0.6 / 255 and torch.equal(truth.parts[1], shown.parts)
     true_instances.cache_clear()
     again = true_instances("mug", "green", 2, 3, 4, 2.3, 40.0, 32)
     assert torch.equal(truth.rgba, again.rgba) and torch.equal(truth.parts, again.parts)

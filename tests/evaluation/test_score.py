@@ -132,10 +132,10 @@ def test_a_2d_run_is_held_against_its_view(quick, tmp_path, capsys):
 def test_prior_samples_are_cached_by_their_weights(tmp_path, monkeypatch, untrained_prior):
     monkeypatch.setenv("VSD_CACHE", str(tmp_path))
     cameras = turntable(2, 15.0, 2.3, 40.0)
-    made = prior_samples(str(untrained_prior), "mug", "red", cameras, count=3, steps=2)
-    assert made.rgb.shape == (3, 2, 3, 64, 64)
+    drawn = prior_samples(str(untrained_prior), "mug", "red", cameras, count=3, steps=2)
+    assert drawn.rgb.shape == (3, 2, 3, 64, 64)
     monkeypatch.setattr("evaluation.prior_samples.sample", lambda *_: 1 / 0)
-    assert torch.equal(made.rgb, prior_samples(str(untrained_prior), "mug", "red", cameras, count=3, steps=2).rgb)
+    assert torch.equal(drawn.rgb, prior_samples(str(untrained_prior), "mug", "red", cameras, count=3, steps=2).rgb)
     with pytest.raises(ZeroDivisionError):
         prior_samples("toybox", "mug", "red", cameras, count=3, steps=2)  # other weights
     with pytest.raises(ZeroDivisionError):

@@ -43,11 +43,11 @@ def test_the_score_is_one_for_truth_zero_for_wrong_objects_and_falls_for_a_turne
 
 
 def test_looks_are_the_same_from_the_cache(tmp_path):
-    made = td.true_looks("duck", "blue", 1, 0, *WHERE)
+    first = td.true_looks("duck", "blue", 1, 0, *WHERE)
     assert list(tmp_path.rglob("*.safetensors"))
     td.true_looks.cache_clear()
     again = td.true_looks("duck", "blue", 1, 0, *WHERE)
-    assert torch.equal(made.rgb, again.rgb) and torch.equal(made.mask, again.mask)
+    assert torch.equal(first.rgb, again.rgb) and torch.equal(first.mask, again.mask)
 
 
 def test_the_command_trains_scores_and_draws(tmp_path, monkeypatch, capsys):

@@ -32,10 +32,10 @@ def files(tmp_path):
 
 def browser(tmp_path, kind: str) -> str:
     """A program that takes what the page needs and answers with it, instead of Chromium."""
-    made = tmp_path / "browser"
-    made.write_text(BROWSER.format(python=sys.executable, kind=kind))
-    made.chmod(0o755)
-    return str(made)
+    fake = tmp_path / "browser"
+    fake.write_text(BROWSER.format(python=sys.executable, kind=kind))
+    fake.chmod(0o755)
+    return str(fake)
 
 
 def test_the_first_camera_sees_the_front_and_the_third_the_left_side():

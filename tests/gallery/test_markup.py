@@ -30,14 +30,14 @@ def test_children_may_be_nested_and_none_is_left_out():
 
 
 def test_attributes_lose_underscores_and_false_ones_are_dropped():
-    made = element("input", type="checkbox", aria_label="x", class_="y", checked=True, hidden=False, title=None)
-    assert made == '<input type="checkbox" aria-label="x" class="y" checked>'
+    box = element("input", type="checkbox", aria_label="x", class_="y", checked=True, hidden=False, title=None)
+    assert box == '<input type="checkbox" aria-label="x" class="y" checked>'
 
 
 def test_a_table_has_heads_for_columns_and_rows():
-    made = table(["run", "loss"], [["a", "1"], ["b", "2"]], "Runs")
-    assert made.count('scope="col"') == 2 and made.count('scope="row"') == 2 and made.count("<td>") == 2
-    assert "<caption>Runs</caption>" in made and "class" not in made.partition("<table>")[2]
+    rows = table(["run", "loss"], [["a", "1"], ["b", "2"]], "Runs")
+    assert rows.count('scope="col"') == 2 and rows.count('scope="row"') == 2 and rows.count("<td>") == 2
+    assert "<caption>Runs</caption>" in rows and "class" not in rows.partition("<table>")[2]
 
 
 def test_a_long_cell_is_marked():

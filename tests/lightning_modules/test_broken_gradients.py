@@ -12,11 +12,11 @@ from lightning_modules.run.folder import LAST
 
 
 def parameters(*gradients):
-    made = []
+    tensors = []
     for gradient in gradients:
-        made.append(torch.nn.Parameter(torch.zeros(3)))
-        made[-1].grad = gradient if gradient is None else torch.tensor(gradient)
-    return made
+        tensors.append(torch.nn.Parameter(torch.zeros(3)))
+        tensors[-1].grad = gradient if gradient is None else torch.tensor(gradient)
+    return tensors
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), 3e38])
@@ -31,9 +31,9 @@ def test_a_broken_gradient_is_left_out_whole_and_a_sound_one_stays_bit_by_bit(wr
 
 
 def test_too_many_broken_gradients_name_the_particle_and_the_cause():
-    def check(made, broken, end=False):
+    def check(total, broken, end=False):
         metrics = {"train/penalty": torch.tensor(float("nan")), "train/guidance": torch.tensor(1.0)}
-        return BrokenGradients(2).check(torch.tensor([[100, made], [0, broken]]), metrics, end)
+        return BrokenGradients(2).check(torch.tensor([[100, total], [0, broken]]), metrics, end)
 
     assert check(100, LIMIT) is None and check(2, 2) is None
     assert check(100, 0, end=True) is None

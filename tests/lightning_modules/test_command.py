@@ -174,9 +174,9 @@ def test_a_camera_path_is_rendered_as_pictures_and_a_video_of_each_particle(whol
     before = {path.relative_to(folder) for path in folder.rglob("*")}
     run(["predict", "--config", str(folder / CONFIG), "--ckpt_path", "last", "--data.eval_frames=3"])
     assert "rendering the camera path" in capsys.readouterr().out
-    made = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - set(map(str, before))
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - set(map(str, before))
     frames = {f"predict/particle{i}/000{k}.png" for i in range(2) for k in range(3)}
-    assert made == frames | {"predict/particle0.mp4", "predict/particle1.mp4"}
+    assert files == frames | {"predict/particle0.mp4", "predict/particle1.mp4"}
     assert iio.imread(folder / "predict" / "particle1.mp4", plugin="FFMPEG").shape == (3, 16, 16, 3)
     colours = [iio.imread(folder / frame) for frame in sorted(frames)]
     assert colours[0].shape == (16, 16, 3) and not (colours[0] == colours[1]).all(), "the camera moves"

@@ -100,15 +100,15 @@ def test_a_prompt_becomes_a_folder_and_a_finished_stage_is_not_run_again(elsewhe
         seeds = [record["model"], record["data"], *record["trainer"]["callbacks"]]
         assert record["prompt"] == "a red mushroom" and {part["init_args"]["seed"] for part in seeds} == {7}
     inside = folder.relative_to(elsewhere)
-    made = [inside / stage / name for stage in STAGES for name in MADE]
-    made[-2:-2] = [inside / "texture" / name for name in MESHES]
-    *told, times = capfd.readouterr().out.splitlines()[-len(made) - 1 :][::-1]
-    assert sorted(map(Path, told)) == sorted(made) and all(path.is_file() for path in made)
+    files = [inside / stage / name for stage in STAGES for name in MADE]
+    files[-2:-2] = [inside / "texture" / name for name in MESHES]
+    *told, times = capfd.readouterr().out.splitlines()[-len(files) - 1 :][::-1]
+    assert sorted(map(Path, told)) == sorted(files) and all(path.is_file() for path in files)
     assert re.fullmatch(r"nerf \d+ s, geometry \d+ s, texture \d+ s; \d+ s in all", times)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert ended("--resume", str(folder)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert len(capfd.readouterr().out.splitlines()) == len(made), "the paths are told again"
+    assert len(capfd.readouterr().out.splitlines()) == len(files), "the paths are told again"
 
 
 class Stage:

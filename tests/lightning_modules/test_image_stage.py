@@ -83,13 +83,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(untrained_prior, tmp_path):
 def test_the_learning_rate_falls_linearly(end, rates):
     stage = ImageStage(lr=0.1, lr_end=end)
     stage.pictures, stage._trainer = torch.nn.ParameterList([torch.zeros(1)]), SimpleNamespace(max_steps=4)
-    made = stage.configure_optimizers()
+    configured = stage.configure_optimizers()
     seen = []
     for _ in range(4):
-        seen.append(made["optimizer"].param_groups[0]["lr"])
-        made["optimizer"].step()
-        made["lr_scheduler"]["scheduler"].step()
-    assert seen == pytest.approx(rates) and made["lr_scheduler"]["interval"] == "step"
+        seen.append(configured["optimizer"].param_groups[0]["lr"])
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+    assert seen == pytest.approx(rates) and configured["lr_scheduler"]["interval"] == "step"
 
 
 def test_a_run_that_was_killed_before_its_picture_writes_it_when_it_is_resumed(untrained_prior, tmp_path):

@@ -36,8 +36,8 @@ def fit_on(ranks: int, folder: Path, *more: str, config: str = NERF) -> list[dic
     # One thread each: sums of several threads round differently.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     environment |= PATHS | {"OMP_NUM_THREADS": "1"}
-    made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert made.returncode == 0, made.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
@@ -73,18 +73,18 @@ def test_a_rank_moves_its_own_particle_as_if_it_were_alone(apart, tmp_path):
     _, (first, second) = apart
     (alone,) = fit_on(1, tmp_path / "alone", "--trainer.callbacks.kind=sds")
     assert same(of_particle(first["after"], 0), of_particle(alone["after"], 0))
-    for rank, (made, other) in enumerate([(first, 1), (second, 0)]):
-        assert same(of_particle(made["before"], other), of_particle(made["after"], other)), "not its own"
-        assert not same(of_particle(made["before"], rank), of_particle(made["after"], rank))
+    for rank, (rank_state, other) in enumerate([(first, 1), (second, 0)]):
+        assert same(of_particle(rank_state["before"], other), of_particle(rank_state["after"], other)), "not its own"
+        assert not same(of_particle(rank_state["before"], rank), of_particle(rank_state["after"], rank))
 
 
 def test_a_checkpoint_holds_all_particles_and_their_optimizers(apart):
     folder, ranks = apart
     saved = torch.load(folder / LAST, weights_only=True)
-    for rank, made in enumerate(ranks):
-        assert same(of_particle(saved["state_dict"], rank), of_particle(made["after"], rank))
+    for rank, rank_state in enumerate(ranks):
+        assert same(of_particle(saved["state_dict"], rank), of_particle(rank_state["after"], rank))
     counts = [int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()]
-    assert len(counts) == sum(len(made["shared"]) for made in ranks) and set(counts) == {STEPS}
+    assert len(counts) == sum(len(rank_state["shared"]) for rank_state in ranks) and set(counts) == {STEPS}
 
 
 def test_each_rank_renders_and_writes_the_pictures_of_its_own_particle(apart, monkeypatch, tmp_path):
@@ -107,7 +107,7 @@ def test_one_rank_resumes_with_what_two_have_made(apart, monkeypatch, tmp_path):
     options = "--trainer.devices=1", f"--trainer.max_steps={STEPS + 3}", f"--trainer.default_root_dir={tmp_path}/on"
     command = resume(folder, *options, f"--ckpt_path={folder / LAST}", UNSEEN)
     steps = [command.model.order(step) for step in range(STEPS, STEPS + 4)]
-    assert [made for _, made in steps] == [3, 3, 4, 4], "in a round of one rank's, two particles take two steps"
+    assert [count for _, count in steps] == [3, 3, 4, 4], "in a round of one rank's, two particles take two steps"
     assert sorted(steps[0][0] + steps[1][0]) == [0, 1]
     states = command.trainer.optimizers[0].state
     counts = [{int(states[p]["step"]) for p in particle.field.parameters()} for particle in command.model.particles]
@@ -123,7 +123,7 @@ def test_ranks_of_one_particle_average_its_gradient(together):
 
 
 def test_all_ranks_have_one_score_network(together):
-    first, second = (made["phi"] for made in together)
+    first, second = (rank_state["phi"] for rank_state in together)
 
     def leaves(tree):
         return [leaf for v in tree.values() for leaf in leaves(v)] if isinstance(tree, dict) else [tree]

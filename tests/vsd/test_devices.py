@@ -6,7 +6,7 @@ import pytest
 import torch
 from stand_in import StandIn
 
-from vsd import guidance as module
+from vsd import score_trainer as module
 from vsd.embeddings import embed
 from vsd.guidance import VSDGuidance
 from vsd.prior import DiffusionPrior, load_pipeline

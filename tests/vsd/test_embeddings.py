@@ -63,10 +63,10 @@ def test_a_run_of_views_hits_the_cache(monkeypatch):
         return PromptTable(prior, prompts)
 
     prior = DiffusionPrior(untrained_pipeline(VOCABULARY))
-    made = table()
+    filled = table()
     prior = DiffusionPrior(untrained_pipeline(VOCABULARY))
     forbid_encoding(monkeypatch)
-    assert torch.equal(table().views.states, made.views.states)
+    assert torch.equal(table().views.states, filled.views.states)
 
 
 def test_another_folder_with_the_same_content_hits_and_a_changed_one_does_not(tiny_sd, tmp_path):

@@ -185,12 +185,12 @@ def test_phi_is_updated_every_so_many_steps(untrained_prior):
     callback = guidance(untrained_prior, score=score)
     callback.setup(trainer(), Stage(), "fit")
     where = View(torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1))
-    made = []
+    counts = []
     for _ in range(6):
         callback.particle_loss(torch.zeros(1, 8, 16, 16), where, torch.tensor([0]))
         callback.update_score()
-        made.append(callback.trainer.updates)
+        counts.append(callback.trainer.updates)
         assert callback.core.take_forward() is None, "no graph is kept"
-    assert made == [0, 0, 2, 2, 2, 4]
+    assert counts == [0, 0, 2, 2, 2, 4]
     with pytest.raises(InputError, match="guidance.score.every: 0"):
         ScoreSettings(every=0)

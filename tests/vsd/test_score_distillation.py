@@ -284,7 +284,7 @@ ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), re
 )
 def test_guidance_agrees_with_fp32_on_the_cpu(device, dtype, tolerance):
     """The gradient, the score network's prediction, its loss and the gradients of everything that it trains."""
-    made = []
+    found = []
     x_0, t, eps = draw(), torch.tensor([100, 700]), torch.randn(2, 8, 16, 16)
     for where, kind in (("cpu", torch.float32), (device, dtype)):
         prior = DiffusionPrior(untrained_pipeline(VOCABULARY), where, kind)
@@ -306,8 +306,8 @@ def test_guidance_agrees_with_fp32_on_the_cpu(device, dtype, tolerance):
         loss.backward()
         assert all(p.dtype == torch.float32 for p in network.parameters())
         results.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-        made.append([*results, loss[None]])
-    for ours, theirs in zip(*made, strict=True):
+        found.append([*results, loss[None]])
+    for ours, theirs in zip(*found, strict=True):
         alike, size = similarity(theirs, ours)
         assert alike > 1 - tolerance and size == pytest.approx(1, abs=2 * tolerance)
 

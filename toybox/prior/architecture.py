@@ -56,7 +56,7 @@ def word_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
 def _merge(word: str, merges: list[tuple[str, str]]) -> list[str]:
     """Appends the merges that `word` still needs, and returns the pieces that its merging gives."""
     pieces = [*word[:-1], word[-1] + "</w>"]
-    made = []
+    found = []
     while len(pieces) > 1:
         known = [merges.index(pair) for pair in zip(pieces, pieces[1:], strict=False) if pair in merges]
         pair = merges[min(known)] if known else (pieces[0], pieces[1])
@@ -64,8 +64,8 @@ def _merge(word: str, merges: list[tuple[str, str]]) -> list[str]:
             merges.append(pair)
         at = next(i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) == pair)
         pieces[at : at + 2] = ["".join(pair)]
-        made.append(pieces[at])
-    return made
+        found.append(pieces[at])
+    return found
 
 
 def untrained_pipeline(words: Sequence[str], seed: int = 0) -> StableDiffusionPipeline:

@@ -46,9 +46,9 @@ def incomplete_renders(
     rgba, parts = [], []
     for rows in torch.arange(count).split(BATCH):
         solids = stack([build(name, colours[int(i) % len(colours)], first + int(i)) for i in rows])
-        made = render(without(solids, missing[rows]), orbit[rows])
-        pixels = torch.cat([made.rgb, made.alpha], -1).clamp(0, 1).mul(255).round().to(torch.uint8)
+        seen = render(without(solids, missing[rows]), orbit[rows])
+        pixels = torch.cat([seen.rgb, seen.alpha], -1).clamp(0, 1).mul(255).round().to(torch.uint8)
         rgba.append(pixels.permute(0, 3, 1, 2))
-        parts.append(made.parts.to(torch.uint8))
+        parts.append(seen.parts.to(torch.uint8))
     colour = torch.tensor([list(COLOURS).index(colours[i % len(colours)]) for i in range(count)])
     return Renders(torch.cat(rgba), torch.full_like(colour, list(OBJECTS).index(name)), colour, orbit), torch.cat(parts)

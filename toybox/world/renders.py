@@ -188,8 +188,8 @@ def _render_chunk(job: tuple[int, int, bool, int, int, CameraRanges]) -> dict[st
             if not len(rows):
                 continue
             solids = stack([build(word, colours[colour[i]], first + 1_000_000 * seed + int(number[i])) for i in rows])
-            made = render(solids, cameras[torch.from_numpy(rows)], size)
-            pixels = torch.cat([made.rgb, made.alpha], -1).clamp(0, 1).mul(255).round().to(torch.uint8)
+            seen = render(solids, cameras[torch.from_numpy(rows)], size)
+            pixels = torch.cat([seen.rgb, seen.alpha], -1).clamp(0, 1).mul(255).round().to(torch.uint8)
             rgba[torch.from_numpy(rows)] = pixels.permute(0, 3, 1, 2)
     return {
         "rgba": rgba,

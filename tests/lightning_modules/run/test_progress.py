@@ -98,11 +98,11 @@ def test_a_stage_ends_its_parts_where_phi_begins_and_where_the_resolution_change
 
 
 @pytest.mark.parametrize(
-    ("kind", "warm", "made", "name"),
+    ("kind", "warm", "particle_step", "name"),
     [("vsd", 5, 4, "SDS"), ("vsd", 5, 5, "VSD"), ("csd", 5, 0, "CSD"), ("esd", 0, 0, "ESD")],
 )
-def test_the_phase_is_what_moves_the_particle(kind, warm, made, name):
-    assert phase(guided(kind, warm), made) == name
+def test_the_phase_is_what_moves_the_particle(kind, warm, particle_step, name):
+    assert phase(guided(kind, warm), particle_step) == name
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -48,15 +48,15 @@ def test_untrained_weights_are_a_function_of_the_seed_and_leave_the_generator_al
 
 
 def test_the_saved_pipeline_comes_back_the_same(untrained_prior):
-    made, read = untrained_pipeline(VOCABULARY), load_pipeline(untrained_prior)
+    built, read = untrained_pipeline(VOCABULARY), load_pipeline(untrained_prior)
     assert isinstance(read, StableDiffusionPipeline)
     for part in PARTS:
-        ours, theirs = getattr(made, part).state_dict(), getattr(read, part).state_dict()
+        ours, theirs = getattr(built, part).state_dict(), getattr(read, part).state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     prompts = ["a red car, front view", "an orange ice cream"]
     images = [
         p(prompts, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt").images
-        for p in (made, read)
+        for p in (built, read)
     ]
     assert torch.equal(*images) and images[0].shape == (2, 3, 64, 64)
     assert read.tokenizer.model_max_length == PROMPT_TOKENS

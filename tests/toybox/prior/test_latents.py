@@ -9,15 +9,15 @@ from vsd.prior import load_pipeline
 def test_latents_are_encoded_once_and_belong_to_the_weights(cache, tmp_path, untrained_prior, monkeypatch):
     vae, renders = load_pipeline(untrained_prior).vae, load_renders(96, workers=1)
     monkeypatch.setattr(module, "BATCH", 40)
-    made = load_latents(vae, renders, 0, tmp_path)
-    assert made.shape == (192, 8, 16, 16) and made.dtype == torch.float16
+    encoded = load_latents(vae, renders, 0, tmp_path)
+    assert encoded.shape == (192, 8, 16, 16) and encoded.dtype == torch.float16
     monkeypatch.setattr(module, "encode", None)
-    assert torch.equal(load_latents(vae, renders, 0, tmp_path), made)
+    assert torch.equal(load_latents(vae, renders, 0, tmp_path), encoded)
     monkeypatch.undo()
     with torch.no_grad():
         vae.encoder.conv_in.bias += 0.1
-    assert not torch.equal(load_latents(vae, renders, 0, tmp_path), made)
-    assert not torch.equal(load_latents(vae, renders, 1, tmp_path), made)
+    assert not torch.equal(load_latents(vae, renders, 0, tmp_path), encoded)
+    assert not torch.equal(load_latents(vae, renders, 1, tmp_path), encoded)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -28,12 +28,12 @@ def test_a_mirror_image_is_encoded_from_the_mirrored_picture_over_the_same_backg
     module_backgrounds = module.random_backgrounds
     try:
         module.random_backgrounds = lambda count, rng: background
-        made = load_latents(vae, renders, 0, tmp_path)
+        encoded = load_latents(vae, renders, 0, tmp_path)
     finally:
         module.random_backgrounds = module_backgrounds
     images = renders.images(torch.tensor([5]), background[:1])
     for row, image in ((5, images), (101, images.flip(3))):
-        torch.testing.assert_close(made[row : row + 1].float(), encode(vae, image), atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(encoded[row : row + 1].float(), encode(vae, image), atol=2e-3, rtol=2e-3)
 
 
 def test_a_damaged_file_is_made_anew(cache, tmp_path, untrained_prior, caplog):

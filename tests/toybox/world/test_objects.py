@@ -48,8 +48,8 @@ def test_colours_are_told_apart_by_the_main_part():
     """The mean colour of a tree (mostly main part) is nearest to the same colour's mean over other instances."""
 
     def mean(colour, seeds):
-        made = view(stack([build("tree", colour, s) for s in seeds]), 0)
-        return made.rgb.sum((0, 1, 2)) / made.alpha.sum()
+        out = view(stack([build("tree", colour, s) for s in seeds]), 0)
+        return out.rgb.sum((0, 1, 2)) / out.alpha.sum()
 
     known = torch.stack([mean(c, range(8)) for c in COLOURS])
     for i, colour in enumerate(COLOURS):
@@ -83,8 +83,8 @@ SUMS = {
 @pytest.mark.parametrize("name", OBJECTS)
 def test_pictures_are_what_they_were_before_the_world_knew_parts(name):
     colour = list(COLOURS)[list(OBJECTS).index(name) % 8]
-    made = render(stack([build(name, colour, s) for s in range(8)]), turntable(8, distance=2.3))
-    sums = [float(x.double().sum()) for x in (made.rgb, made.alpha, made.normal.abs(), made.depth)]
+    out = render(stack([build(name, colour, s) for s in range(8)]), turntable(8, distance=2.3))
+    sums = [float(x.double().sum()) for x in (out.rgb, out.alpha, out.normal.abs(), out.depth)]
     assert sums == pytest.approx(SUMS[name], rel=2e-5)
 
 
@@ -93,10 +93,10 @@ def test_part_maps_are_those_of_the_nearest_primitive_at_the_pixel_centre(name):
     """A solid whose primitives have their part as colour, without light, shows the part where it is not antialiased."""
     solids = stack([build(name, "green", s) for s in range(2)])
     cameras = turntable(2, distance=2.3, start=30.0)
-    made = render(solids, cameras)
-    assert set(made.parts.unique().tolist()) <= {NOTHING, *solids.parts}
-    inside, outside = made.alpha[..., 0] > 1 - 1e-6, made.alpha[..., 0] == 0
-    assert (made.parts[inside] != NOTHING).all() and (made.parts[outside] == NOTHING).all()
+    out = render(solids, cameras)
+    assert set(out.parts.unique().tolist()) <= {NOTHING, *solids.parts}
+    inside, outside = out.alpha[..., 0] > 1 - 1e-6, out.alpha[..., 0] == 0
+    assert (out.parts[inside] != NOTHING).all() and (out.parts[outside] == NOTHING).all()
     solids.colours[:] = torch.tensor(solids.parts)[:, None] / len(PARTS)
     flat = render(solids, cameras)
     shade = flat.rgb.amax(-1) / (flat.parts / len(PARTS)).clamp(min=1e-6)  # the light, where a pixel is of one part

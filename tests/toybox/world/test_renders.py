@@ -11,14 +11,14 @@ from toybox.world.renders import CameraRanges, load_renders, random_backgrounds
 
 
 def test_the_same_arguments_give_the_same_renders_from_file_or_anew(tmp_path):
-    made = load_renders(24, cache=tmp_path / "a", workers=1)
+    split = load_renders(24, cache=tmp_path / "a", workers=1)
     read = load_renders(24, cache=tmp_path / "a")
     anew = load_renders(24, cache=tmp_path / "b", workers=1)
     for other in (read, anew):
-        assert torch.equal(made.rgba, other.rgba)
-        assert torch.equal(made.cameras.azimuth, other.cameras.azimuth)
+        assert torch.equal(split.rgba, other.rgba)
+        assert torch.equal(split.cameras.azimuth, other.cameras.azimuth)
     seeded = load_renders(24, cache=tmp_path / "a", seed=1, workers=1)
-    assert not torch.equal(made.rgba, seeded.rgba)
+    assert not torch.equal(split.rgba, seeded.rgba)
 
 
 def test_processes_do_not_change_the_renders(tmp_path, monkeypatch):

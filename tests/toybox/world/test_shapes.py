@@ -78,13 +78,13 @@ def test_a_sphere_covers_its_projected_area():
     r, d = 0.5, 2.5
     sphere = solid(ELLIPSOID, torch.cat([torch.eye(3) / r, torch.zeros(3, 1)], 1))
     camera = Orbit(torch.tensor([30.0]), torch.tensor([20.0]), torch.tensor([d]), torch.tensor([40.0]))
-    made = render(sphere, camera, 64)
+    out = render(sphere, camera, 64)
     focal = 32 / math.tan(math.radians(20))
     area = math.pi * (focal * r) ** 2 / (d**2 - r**2)
-    assert made.alpha.sum().item() == pytest.approx(area, rel=0.005)
-    assert made.depth[0, 32, 32].item() == pytest.approx(d - r, rel=1e-3)
+    assert out.alpha.sum().item() == pytest.approx(area, rel=0.005)
+    assert out.depth[0, 32, 32].item() == pytest.approx(d - r, rel=1e-3)
     towards = torch.nn.functional.normalize(camera.positions()[0], dim=0)
-    torch.testing.assert_close(made.normal[0, 31:33, 31:33].mean((0, 1)), towards, atol=0.02, rtol=0)
+    torch.testing.assert_close(out.normal[0, 31:33, 31:33].mean((0, 1)), towards, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -97,12 +97,12 @@ def test_renders_are_premultiplied_and_stay_in_the_picture(name):
         torch.full((count,), 2.5),
         torch.full((count,), 42.0),
     )
-    made = render(solids, cameras)
-    assert 0.05 < made.alpha.mean() < 0.6
-    assert (made.rgb <= made.alpha + 1e-5).all() and made.rgb.min() >= 0 and made.alpha.max() <= 1 + 1e-6
-    assert (made.normal.norm(dim=-1, keepdim=True) <= made.alpha + 1e-5).all()
-    seen = made.alpha[..., 0] > 0.999
-    assert ((made.depth[..., 0][seen] > 1.0) & (made.depth[..., 0][seen] < 3.2)).all()
-    torch.testing.assert_close(made.over(torch.ones(3)), made.rgb + 1 - made.alpha)
-    border = torch.cat([made.alpha[:, 0], made.alpha[:, -1], made.alpha[:, :, 0], made.alpha[:, :, -1]], 1)
+    out = render(solids, cameras)
+    assert 0.05 < out.alpha.mean() < 0.6
+    assert (out.rgb <= out.alpha + 1e-5).all() and out.rgb.min() >= 0 and out.alpha.max() <= 1 + 1e-6
+    assert (out.normal.norm(dim=-1, keepdim=True) <= out.alpha + 1e-5).all()
+    seen = out.alpha[..., 0] > 0.999
+    assert ((out.depth[..., 0][seen] > 1.0) & (out.depth[..., 0][seen] < 3.2)).all()
+    torch.testing.assert_close(out.over(torch.ones(3)), out.rgb + 1 - out.alpha)
+    border = torch.cat([out.alpha[:, 0], out.alpha[:, -1], out.alpha[:, :, 0], out.alpha[:, :, -1]], 1)
     assert border.max() == 0, "a far camera shows the whole object"
