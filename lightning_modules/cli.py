@@ -132,6 +132,7 @@ class Command(LightningCLI):
         words = "Show the particles on a page of this machine while they train (fit alone)."
         parser.add_argument("--view", action=ActionYesNo(yes_prefix="", no_prefix="no_"), default=False, help=words)
         parser.add_class_arguments(Viewer, "viewer")
+        parser.set_defaults({"trainer.enable_model_summary": False})  # a table of parameters, on every stage
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -336,7 +337,11 @@ def silence() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     for name, words in (
-        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels", "detected keyboardinterrupt")),
+        (
+            "pytorch_lightning.utilities.rank_zero",
+            ("litlogger", "litmodels", "detected keyboardinterrupt", "available: false", "stopped: `max_steps"),
+        ),
+        ("lightning_fabric.utilities.seed", ("seed set to",)),
         ("pytorch_lightning.trainer.connectors.signal_connector", ("received sigterm",)),
         ("transformers.utils.import_utils", ("requires torchvision",)),
     ):

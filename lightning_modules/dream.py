@@ -28,7 +28,7 @@ from common.command_line import OneLineArguments, a_path
 from common.errors import InputError
 from common.files import atomic_write
 from common.yaml_text import require_plain
-from lightning_modules.run.folder import CONFIG, DREAM, LAST, RunFolder, resume_command
+from lightning_modules.run.folder import CONFIG, DREAM, RunFolder, resume_command
 from lightning_modules.run.live_page import require_viser
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.place import Place
@@ -37,7 +37,19 @@ from lightning_modules.wish import CONFIG_FLAGS, PRESETS, STAGES, Wish, config_f
 LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
 FINISHED = "finished"
 SECONDS = "seconds"  # of a stage, those before it was resumed included
-EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
+ABOUT = """Makes an object from a prompt: a NeRF, its surface, its texture, each in a folder of its own.
+
+The run ends with a textured mesh, texture/mesh-particle0.glb, and a page that shows it, index.html.
+"""
+EPILOG = """examples:
+  dream "a red mushroom"                     minutes on one core; the toybox knows twelve objects in eight colours
+  dream "a blue car" --particles 3 --view    three cars, seen on a page while they train
+  dream "a red mushroom" --mesh my.glb       colours for a mesh of your own
+  dream --resume runs/a-red-mushroom/STAMP   goes on with a run that was stopped, by Ctrl-C too
+  dream "a pineapple" --preset sd21          Stable Diffusion, which needs a GPU
+
+What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml
+"""
 
 
 def handed_on(stage: str, folder: Path) -> list[str]:
@@ -113,9 +125,9 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None, qu
     if seconds:
         parts = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items())
         print(f"{parts}; {sum(seconds.values()):.0f} s in all")
-    for stage in wish.stages:
-        for file in sorted([*(folder / stage).glob("*.*"), folder / stage / LAST]):
-            print(os.path.relpath(file))
+    meshes = (folder / wish.stages[-1]).glob("mesh-particle*.glb")
+    for file in sorted(meshes, key=lambda file: (len(file.name), file.name)):
+        print(os.path.relpath(file))
     return 0
 
 
@@ -167,7 +179,9 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
     args = sys.argv[1:] if args is None else args
     split = args.index("--") if "--" in args else len(args)
     args, overrides = args[:split], absolute_configs(args[split + 1 :])
-    parser = OneLineArguments(prog="dream", description=__doc__.splitlines()[0], epilog=EPILOG)
+    parser = OneLineArguments(
+        prog="dream", description=ABOUT, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
     parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")

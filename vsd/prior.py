@@ -20,6 +20,7 @@ from common.errors import InputError
 from common.files import require_checksums
 from vsd import encoding
 from vsd.prior_files import require_finite_weights, require_readable, require_whole
+from vsd.quiet import quiet_loading
 from vsd.schedule import add_noise, eps_of_v
 
 TOYBOX = "toybox"  # the name of the prior that the project ships
@@ -102,10 +103,11 @@ def load_pipeline(
         raise InputError(f"{key}: {name[:40]!r}... is no name of a folder or model; shorten it")
     if name in REMOVED:
         raise InputError(f"{key}: {name} was removed from the hub; its mirror is {REMOVED[name]}")
-    if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
-        pipeline = _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype, key)
-    else:
-        pipeline = _from_hub(name, dtype, key)
+    with quiet_loading():
+        if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
+            pipeline = _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype, key)
+        else:
+            pipeline = _from_hub(name, dtype, key)
     require_finite_weights(pipeline, name, key)
     return pipeline
 
