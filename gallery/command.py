@@ -2,7 +2,7 @@
 
 vsd gallery FOLDER... [--out FOLDER]
 
-writes index.html into every run folder, and for several runs a page that compares them. FOLDER is a run of `dream`, a
+Writes index.html into every run folder, and for several runs a page that compares them. FOLDER is a run of `dream`, a
 run of a stage, or a folder of runs such as `runs`.
 """
 
@@ -20,6 +20,27 @@ from gallery.page import write_run_page
 from gallery.runs import find_runs, read_run
 from lightning_modules import dream as stages
 
+TRAINING = {  # the commands of lightning_modules.cli
+    "fit": "train a stage, and render its turntable",
+    "validate": "render a few views of a run",
+    "test": "render the turntable of a run again",
+    "predict": "render a run along a camera path",
+}
+OTHERS = {
+    "gallery": "write the pages of runs, and one that compares them",
+    "export": "write a run's meshes and pictures for other programs",
+    "runs": "list all runs in a table",
+}
+HELP = """usage: vsd COMMAND ...
+
+Trains single stages, and shows what runs have made. `dream "a red mushroom"` runs all stages.
+
+commands:
+{}
+
+vsd COMMAND --help tells the options of a command, vsd fit --model.help NerfStage those of a stage.
+"""
+
 
 def main(args: list[str] | None = None) -> None:
     """`vsd gallery`: prints the pages, the one to open last; exits with 2 and one line when an input is wrong.
@@ -27,8 +48,9 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments, by default the program's.
     """
+    about = __doc__.split("\n\n", 2)[2]
     parser = OneLineArguments(
-        prog="vsd gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="vsd gallery", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=a_path, metavar="FOLDER", help="runs, or folders of runs")
     parser.add_argument(
@@ -71,11 +93,18 @@ def write(folders: list[Path], out: Path | None = None) -> list[Path]:
 
 def vsd() -> None:
     """The program `vsd`: `vsd gallery` and `vsd runs` are in this package, everything else in lightning_modules."""
-    if sys.argv[1:2] == ["gallery"]:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "gallery":
         main(sys.argv[2:])
-    elif sys.argv[1:2] == ["runs"]:
+    elif name == "runs":
         table.main(sys.argv[2:])
-    elif sys.argv[1:2] == ["export"]:
+    elif name in ("-h", "--help"):
+        print(HELP.format("\n".join(f"  {one:10}{words}" for one, words in (TRAINING | OTHERS).items())), end="")
+    elif not name.startswith("-") and name not in TRAINING | OTHERS:
+        words = f"'{name[:40]}' is no command" if name else "a command is missing"
+        print(f"vsd: {words}; there are {', '.join(TRAINING | OTHERS)}; vsd --help explains them", file=sys.stderr)
+        sys.exit(2)
+    elif name == "export":
         require_everything("vsd export")
         from lightning_modules.export import main as export  # loads torch
 

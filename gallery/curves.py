@@ -71,6 +71,14 @@ def _numbers(row: dict) -> dict[str, float] | None:
         return None
 
 
+OF_PHI = {  # how the names of phi's columns end
+    "score_loss": "phi's loss",
+    "phi_ratio": "phi's error over the prior's, good below 1",
+    "phi_calibration": "phi's calibration, right at 1",
+    "phi_lr": "phi's learning rate",
+}
+
+
 def title(name: str) -> str:
     """A column's name in words.
 
@@ -81,8 +89,9 @@ def title(name: str) -> str:
         Words, such as "phi's loss (vsd)".
     """
     group, _, rest = name.rpartition("/")
-    if group == "train" and rest.endswith("_score_loss"):
-        return f"phi's loss ({rest.removesuffix('_score_loss')})"
+    for ending, words in OF_PHI.items():
+        if group == "train" and rest.endswith(f"_{ending}"):
+            return f"{words} ({rest.removesuffix(f'_{ending}')})"
     if group == "train" and rest.endswith("_loss"):
         return f"loss ({rest.removesuffix('_loss')})"
     return {"train/guidance": "loss of the guidance", "train/penalty": "other losses"}.get(name, name)

@@ -5,7 +5,8 @@ from gallery.markup import Markup, element, table
 from gallery.pieces import duration, figure, picture, section
 from gallery.runs import Part, Run
 
-FIRST_CURVES = ("guidance", "loss")  # how the names of the curves end that are shown at once
+# How the names of the curves end that are shown at once.
+FIRST_CURVES = ("guidance", "loss", "phi_ratio", "phi_calibration")
 
 
 def measures(run: Run) -> Markup | None:
@@ -28,7 +29,7 @@ def measures(run: Run) -> Markup | None:
 
 
 def curves(run: Run) -> Markup | None:
-    """The losses of every stage, phi's among them; what else was logged is folded.
+    """The losses of every stage and phi's health; what else was logged is folded.
 
     Args:
         run: The run.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lightning_modules.dream import FINISHED, SECONDS
 from lightning_modules.run.folder import CONFIG, DREAM, LAST
 from lightning_modules.wish import STAGES
 
+# The keys of dream.yaml in the order in which they are shown, and what they are called.
+WORDS = {"preset": "preset", "particles": "particles", "seed": "seed", "mesh": "mesh", "overrides": "options"}
 METRICS, SCORE, SHEET = "metrics.csv", "score.json", "score.png"
 
 
@@ -141,11 +144,18 @@ def read_run(folder: Path) -> Run:
         part = _read_part(None, folder, notes)
         prompt = part.settings.get("prompt") or folder.name
         wish, parts = {"seed": part.settings.get("seed_everything")}, [part]
-    wish = {key: str(value) for key, value in wish.items() if value is not None}
+    wish = {WORDS.get(key, key): _text(wish[key]) for key in [*WORDS, *wish] if wish.get(key) not in (None, [])}
     places = [folder, *(part.folder for part in reversed(parts) if part.folder != folder)]
     measures = next((_measures(file, notes) for p in places if (file := p / SCORE).is_file()), {})
     sheet = next((file for p in places if (file := p / SHEET).is_file()), None)
     return Run(folder, prompt, wish, parts, measures, sheet, notes)
+
+
+def _text(value: object) -> str:
+    """A value of dream.yaml, options as one types them; of a path the name alone, since pages are handed on."""
+    if isinstance(value, list):
+        return shlex.join(map(_text, value))
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)
 
 
 def _read_part(name: str | None, folder: Path, notes: list[str]) -> Part:

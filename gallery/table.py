@@ -1,9 +1,9 @@
-"""The command `vsd runs`: all runs in a table.
+"""The command `vsd runs`.
 
 vsd runs [FOLDER] [--json]
 
-One row per stage: prompt, stage, preset, steps done and planned, seconds, the last loss of phi, and whether the run has
-finished or can be resumed. FOLDER is `runs` by default.
+Lists all runs in a table, one row per stage: prompt, stage, preset, steps done and planned, seconds, the last loss of
+phi, and whether the run has finished or can be resumed. FOLDER is `runs` by default.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments of the command, None for the program's.
     """
     parser = OneLineArguments(
-        prog="vsd runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="vsd runs", description=__doc__.split("\n\n", 2)[2], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", nargs="?", type=a_path, default=Path("runs"), metavar="FOLDER", help="default: runs")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")

@@ -111,7 +111,11 @@ def silence() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     for name, words in (
-        ("pytorch_lightning.utilities.rank_zero", ("litlogger", "litmodels", "detected keyboardinterrupt")),
+        (
+            "pytorch_lightning.utilities.rank_zero",
+            ("litlogger", "litmodels", "detected keyboardinterrupt", "available: false", "stopped: `max_steps"),
+        ),
+        ("lightning_fabric.utilities.seed", ("seed set to",)),
         ("pytorch_lightning.trainer.connectors.signal_connector", ("received sigterm",)),
         ("transformers.utils.import_utils", ("requires torchvision",)),
     ):

@@ -119,6 +119,7 @@ class Command(LightningCLI):
         words = "Show the particles on a page of this machine while they train (fit alone)."
         parser.add_argument("--view", action=ActionYesNo(yes_prefix="", no_prefix="no_"), default=False, help=words)
         parser.add_class_arguments(Viewer, "viewer")
+        parser.set_defaults({"trainer.enable_model_summary": False})  # a table of parameters, on every stage
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

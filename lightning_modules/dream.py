@@ -26,7 +26,7 @@ import yaml
 from common.errors import InputError
 from common.files import atomic_write
 from lightning_modules.dream_arguments import parse
-from lightning_modules.run.folder import CONFIG, DREAM, LAST, resume_command
+from lightning_modules.run.folder import CONFIG, DREAM, resume_command
 from lightning_modules.run.parent import die_with_parent
 from lightning_modules.run.place import Place
 from lightning_modules.wish import STAGES, Wish, config_of, options_of, place_of
@@ -108,9 +108,9 @@ def dream(wish: Wish, folder: Path, more: dict[str, list[str]] | None = None, qu
     if seconds:
         parts = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items())
         print(f"{parts}; {sum(seconds.values()):.0f} s in all")
-    for stage in wish.stages:
-        for file in sorted([*(folder / stage).glob("*.*"), folder / stage / LAST]):
-            print(os.path.relpath(file))
+    meshes = (folder / wish.stages[-1]).glob("mesh-particle*.glb")
+    for file in sorted(meshes, key=lambda file: (len(file.name), file.name)):
+        print(os.path.relpath(file))
     return 0
 
 

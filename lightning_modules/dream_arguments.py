@@ -14,8 +14,19 @@ from lightning_modules.run.live_page import require_viser
 from lightning_modules.wish import CONFIG_FLAGS, PRESETS, Wish, config_file
 
 LOGGERS = ("wandb", "tensorboard")  # files of configs/loggers
-ABOUT = "The command `dream`: from a prompt to an object, through all stages, in one folder."
-EPILOG = "What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml"
+ABOUT = """Makes an object from a prompt: a NeRF, its surface, its texture, each in a folder of its own.
+
+The run ends with a textured mesh, texture/mesh-particle0.glb, and a page that shows it, index.html.
+"""
+EPILOG = """examples:
+  dream "a red mushroom"                     minutes on one core; the toybox knows twelve objects in eight colours
+  dream "a blue car" --particles 3 --view    three cars, seen on a page while they train
+  dream "a red mushroom" --mesh my.glb       colours for a mesh of your own
+  dream --resume runs/a-red-mushroom/STAMP   goes on with a run that was stopped, by Ctrl-C too
+  dream "a pineapple" --preset sd21          Stable Diffusion, which needs a GPU
+
+What follows `--` goes to the `vsd fit` of every stage: -- --trainer.devices 4 -c configs/loggers/wandb.yaml
+"""
 
 
 def recorded(folder: Path) -> Wish:
@@ -53,7 +64,9 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
     args = sys.argv[1:] if args is None else args
     split = args.index("--") if "--" in args else len(args)
     args, overrides = args[:split], absolute_configs(args[split + 1 :])
-    parser = OneLineArguments(prog="dream", description=ABOUT, epilog=EPILOG)
+    parser = OneLineArguments(
+        prog="dream", description=ABOUT, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: {Wish.preset})")
     parser.add_argument("--particles", type=int, help=f"how many objects (default: {Wish.particles})")

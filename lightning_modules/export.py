@@ -1,10 +1,11 @@
-"""The command `vsd export`: what a run has, as files for other programs.
+"""The command `vsd export`.
 
 vsd export RUN [--out FOLDER] [--format glb|obj|ply] [--faces N] [--texture N] [--views N]
 
-RUN is a folder of `dream`, whose last stage is meant, or a run of the NeRF, geometry or texture stage. Every particle
-becomes mesh-particleN.FORMAT. With --views, pictures from N sides go to views-particleN/, with their cameras in
-transforms.json, as nerfstudio and its relatives read it: the world is z-up, the object's front to +x.
+Writes what a run has as files for other programs. RUN is a folder of `dream`, whose last stage is meant, or a run of
+the NeRF, geometry or texture stage. Every particle becomes mesh-particleN.FORMAT. With --views, pictures from N sides
+go to views-particleN/, with their cameras in transforms.json, as nerfstudio and its relatives read it: the world is
+z-up, the object's front to +x.
 """
 
 import argparse
@@ -151,7 +152,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
         InputError: The arguments are impossible.
     """
     parser = OneLineArguments(
-        prog="vsd export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="vsd export", description=__doc__.split("\n\n", 2)[2], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=a_path, metavar="RUN", help="a folder of dream, or a run of a 3D stage")
     parser.add_argument("--out", type=a_path, metavar="FOLDER", help="where to (default: RUN/export)")

@@ -14,6 +14,7 @@ from torch import nn
 from common.errors import InputError
 from common.files import require_checksums
 from common.finite import first_not_finite
+from vsd.quiet import quiet_loading
 
 TOYBOX = "toybox"  # the name of the prior that the project ships
 LFS = b"version https://git-lfs"  # the first bytes of a pointer
@@ -56,10 +57,11 @@ def load_pipeline(
         raise InputError(f"{key}: {name[:40]!r}... is no name of a folder or model; shorten it")
     if name in REMOVED:
         raise InputError(f"{key}: {name} was removed from the hub; its mirror is {REMOVED[name]}")
-    if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
-        pipeline = _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype, key)
-    else:
-        pipeline = _from_hub(name, dtype, key)
+    with quiet_loading():
+        if name == TOYBOX or Path(model).is_dir() or not re.fullmatch(HUB_ID, name):
+            pipeline = _from_folder(toybox_folder() if name == TOYBOX else Path(model), dtype, key)
+        else:
+            pipeline = _from_hub(name, dtype, key)
     require_finite_weights(pipeline, name, key)
     return pipeline
 

@@ -106,7 +106,7 @@ def require_readable(args: list[str]) -> None:
     Raises:
         InputError: One is no text, or YAML that does not mean what it seems to.
     """
-    for option, following in zip(args, [*args[1:], ""], strict=True):
+    for option, following in zip(args, [*args, ""][1:], strict=True):
         name, equals, value = option.partition("=")
         path = Path(value if equals else following)
         if name in ("-c", "--config"):

@@ -167,6 +167,16 @@ class StepBar(RichProgressBar):
         outputs, batch, _ = more
         super().on_train_batch_end(trainer, pl_module, outputs, batch, self.run.done - 1)
 
+    @property
+    @override
+    def test_description(self) -> str:
+        return "turntable"
+
+    @property
+    @override
+    def predict_description(self) -> str:
+        return "camera path"
+
     def _get_train_description(self, current_epoch: int) -> str:
         return self.here.words or "Training  "  # as long as "Validation"
 

@@ -52,7 +52,8 @@ def write_stage(folder, kind="Texture", particles=1, prompt="a red mushroom", **
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "metrics.csv").write_text("step,train/guidance,train/vsd_score_loss\n1,4.0,0.5\n2,,\n3,2.0,0.25\n")
+    columns = "step,train/guidance,train/vsd_score_loss,train/vsd_phi_ratio"
+    (folder / "metrics.csv").write_text(f"{columns}\n1,4.0,0.5,2.0\n2,,,\n3,2.0,0.25,0.9\n")
     for i in range(particles):
         Image.new("RGB", (16, 4), "teal").save(folder / f"contact-particle{i}.png")
         Image.new("RGB", (16, 4), "teal").save(folder / "validation" / f"particle{i}-step000450.png")
@@ -68,6 +69,6 @@ def write_dream(folder, prompt="a red mushroom", particles=1, seed=0):
     for i in range(particles):
         write_box(folder / "texture" / f"mesh-particle{i}.glb", (1.0, 1.0 + 0.5 * i, 1.0))
         (folder / "texture" / f"mesh-particle{i}.obj").write_text("o box")
-    wish = {"prompt": prompt, "preset": "toybox", "particles": particles, "seed": seed}
+    wish = {"prompt": prompt, "preset": "toybox", "particles": particles, "seed": seed, "overrides": []}
     (folder / "dream.yaml").write_text(yaml.safe_dump(wish, allow_unicode=True))
     return folder

@@ -100,6 +100,8 @@ def test_a_chart_is_well_formed_and_says_what_it_shows():
 
 def test_the_losses_have_names_in_words():
     assert title("train/vsd_score_loss") == "phi's loss (vsd)"
+    assert title("train/vsd_phi_ratio") == "phi's error over the prior's, good below 1 (vsd)"
+    assert title("train/vsd_phi_calibration") == "phi's calibration, right at 1 (vsd)"
     assert title("train/sds_loss") == "loss (sds)"
     assert title("train/guidance") == "loss of the guidance"
     assert title("val/iou0") == "val/iou0"

@@ -87,11 +87,29 @@ def test_a_wrong_input_is_one_line(runs, tmp_path, capsys, arguments, named):
 def test_vsd_hands_on_what_is_not_the_gallery(runs, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(cli, "main", lambda: calls.append(sys.argv[1:]))
-    for arguments in (["fit", "--config", "gallery"], [], ["gallery", "runs/a-duck"]):
+    for arguments in (["fit", "--config", "gallery"], ["--config", "a"], ["gallery", "runs/a-duck"]):
         monkeypatch.setattr(sys, "argv", ["vsd", *arguments])
         command.vsd()
-    assert calls == [["fit", "--config", "gallery"], []]
+    assert calls == [["fit", "--config", "gallery"], ["--config", "a"]]
     assert capsys.readouterr().out == "runs/a-duck/three/index.html\n"
+
+
+def test_vsd_lists_its_commands(monkeypatch, capsys):
+    assert set(command.TRAINING) == set(cli.Command.subcommands())
+    monkeypatch.setattr(cli, "main", lambda: pytest.fail("nothing is loaded for that"))
+    monkeypatch.setattr(sys, "argv", ["vsd", "--help"])
+    command.vsd()
+    told = capsys.readouterr().out
+    assert all(f"\n  {name} " in told for name in command.TRAINING | command.OTHERS)
+
+
+@pytest.mark.parametrize(("arguments", "named"), [([], "a command is missing"), (["train"], "'train' is no command")])
+def test_a_command_that_there_is_not_is_one_line_that_names_all(monkeypatch, capsys, arguments, named):
+    monkeypatch.setattr(sys, "argv", ["vsd", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command.vsd()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith(f"vsd: {named}; there are fit, ") and "gallery, export, runs" in line
 
 
 def test_dream_ends_with_its_page(runs, monkeypatch, capsys):

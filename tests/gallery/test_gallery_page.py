@@ -30,7 +30,8 @@ def test_a_run_shows_meshes_videos_sheets_curves_settings_and_files(run):
     stages = ("nerf", "geometry", "texture")
     assert videos == [f"{stage}/turntable-particle{i}.mp4" for i in range(2) for stage in stages]
     assert len(page.all("img")) == 2 * 2 * 3, "a contact sheet and a validation strip each"
-    assert len(page.all("svg")) == 2 * 3
+    assert len(page.all("svg")) == 3 * 3
+    assert not page.all("details")[1:-1], "phi's health is not folded"
     headings = "Mesh Turntables Contact sheets Curves Settings Files"
     assert all(heading in page.text for heading in headings.split())
     for words in ("5 min 40 s", "phi's loss (vsd)", "model.lr", "mesh-particle0.obj", "toybox"):

@@ -2,10 +2,13 @@ import json
 import shutil
 
 import pytest
+import yaml
 from small_folders import write_dream, write_stage
 
 from common.errors import InputError
 from gallery.runs import find_runs, flat, read_run
+
+CURVES = ["train/guidance", "train/vsd_score_loss", "train/vsd_phi_ratio"]
 
 
 def test_a_run_of_dream_is_read_stage_by_stage(run):
@@ -16,10 +19,18 @@ def test_a_run_of_dream_is_read_stage_by_stage(run):
     assert found.seconds == pytest.approx(340.5)
     for part in found.parts:
         assert list(part.turntables) == list(part.contacts) == list(part.strips) == [0, 1]
-        assert [curve.name for curve in part.curves] == ["train/guidance", "train/vsd_score_loss"]
+        assert [curve.name for curve in part.curves] == CURVES
     assert [(part.name, i) for part, i, _ in found.meshes] == [("texture", 0), ("texture", 1)]
     files = [file.name for file in found.parts[-1].files]
     assert files[:2] == ["mesh-particle0.glb", "mesh-particle1.glb"] and files[-1] == "last.ckpt"
+
+
+def test_options_are_told_as_one_types_them_and_without_paths_of_the_machine(run):
+    overrides = ["--config", "/home/me/log.yaml", "--prompt", "a 'b'"]
+    (run / "dream.yaml").write_text(yaml.safe_dump({"overrides": overrides, "preset": "toybox", "mesh": "/home/m.glb"}))
+    assert list(read_run(run).wish.items()) == [
+        ("preset", "toybox"), ("mesh", "m.glb"), ("options", """--config log.yaml --prompt 'a '"'"'b'"'"''"""),
+    ]  # fmt: skip
 
 
 def test_particles_are_in_the_order_of_their_numbers(tmp_path):

@@ -27,6 +27,14 @@ def refused(capsys, *arguments):
     return line
 
 
+def test_no_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vsd: ") and "fit" in line
+
+
 def copy(folder):
     """A prior's folder, of links to the shipped one's parts."""
     folder.mkdir()
