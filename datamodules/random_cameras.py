@@ -181,9 +181,9 @@ class RandomCameras(pl.LightningDataModule):
     ):
         super().__init__()
         self.cameras = cameras or CameraDistribution()
-        self.milestones = milestones or [Milestone(0, 512)]
+        self.milestones = [Milestone(0, 512)] if milestones is None else milestones
         steps = [m.step for m in self.milestones]
-        if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+        if steps[:1] != [0] or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
             raise InputError(f"data.milestones: their steps {steps} must start at 0 and rise")
         for m in self.milestones:
             if not (1 <= m.resolution <= LARGEST and 1 <= m.batch_size <= LARGEST):

@@ -34,7 +34,7 @@ from lightning_modules.run.parent import FirstRank
 from lightning_modules.run.progress import progress
 from lightning_modules.run.ranks import LATE, RankLauncher, lost, require_all_ranks
 from lightning_modules.run.saving import LastCheckpoint
-from lightning_modules.run.stopping import AgreedStop, Requeue, Stoppable, Terminable, ending
+from lightning_modules.run.stopping import AgreedStop, AnswerAtOnce, Requeue, Stoppable, Terminable, ending
 from lightning_modules.run.viewer import Viewer
 from lightning_modules.stage import Stage
 
@@ -169,7 +169,7 @@ class Command(LightningCLI):
                 callbacks.append(Heartbeats())
             if config.view and self.subcommand == "fit":
                 callbacks.append(config.viewer)
-            callbacks += [AgreedStop(), Requeue()]
+            callbacks += [AgreedStop(), Requeue(), AnswerAtOnce()]
             config.trainer.callbacks = list(callbacks)  # which Lightning extends
         trainer = self._trainer(**more)
         if self.run_folder is None:

@@ -9,6 +9,7 @@ from dataclasses import is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import pytorch_lightning as pl
 from jsonargparse import Namespace
 
 from common.checks import require_range
@@ -94,15 +95,15 @@ def require_values(config: Any, kind: Any = None, key: str = "") -> None:
     values = vars(config) if isinstance(config, Namespace) else config if isinstance(config, dict) else {}
     if isinstance(values.get("class_path"), str):
         return require_values(values.get("init_args"), pydoc.locate(values["class_path"]), key)
-    ours = isinstance(kind, type) and kind.__module__.partition(".")[0] not in LIGHTNING
-    hints = get_type_hints(kind.__init__) if ours else {}
+    known = isinstance(kind, type) and (kind is pl.Trainer or kind.__module__.partition(".")[0] not in LIGHTNING)
+    hints = get_type_hints(kind.__init__) if known else {}
     for name, value in values.items():
         whole, hint = f"{key}.{name}" if key else name, hints.get(name, Any)
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if value is None and hint is not Any and type(None) not in kinds:
             raise InputError(f"{whole}: null; a value is needed")
         inner = [part for one in kinds for part in (one, *get_args(one)) if is_dataclass(part)]
-        require_values(value, inner[0] if inner else None, whole)
+        require_values(value, pl.Trainer if whole == "trainer" else inner[0] if inner else None, whole)
 
 
 def require_stage_trains(config: Namespace) -> None:

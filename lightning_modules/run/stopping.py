@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
@@ -127,9 +128,7 @@ class AgreedStop(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        environment = trainer.strategy.cluster_environment if trainer.world_size > 1 else None
-        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
-        if trainer.world_size > 1 and not requeued:  # SLURM itself decides what SIGTERM means there
+        if trainer.world_size > 1 and not requeues(trainer):
             self.handlers = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, _: FrameType | None) -> None:
@@ -182,12 +181,10 @@ class Requeue(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        several = stage == "fit" and trainer.world_size > 1
-        environment = trainer.strategy.cluster_environment if several else None
-        self.awaited = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        self.awaited = stage == "fit" and trainer.world_size > 1 and requeues(trainer)
         if self.awaited:
-            # Lightning leaves a signal alone that has a handler.
-            self.signal, self.handler = environment.requeue_signal, signal.signal(environment.requeue_signal, self._ask)
+            self.signal = trainer.strategy.cluster_environment.requeue_signal
+            self.handler = signal.signal(self.signal, self._ask)  # Lightning leaves a signal alone that has a handler
 
     def _ask(self, *_) -> None:
         self.asked = True
@@ -202,6 +199,47 @@ class Requeue(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.awaited:
             signal.signal(self.signal, self.handler)
+
+
+class AnswerAtOnce(pl.Callback):
+    """Answers SIGTERM outside training, in an export or while pictures are rendered, at once, as Ctrl-C is answered.
+
+    What has been written is whole; the run, resumed, makes the rest. (Lightning waits for the end, or ends without a
+    word.)
+    """
+
+    def _answer(self, trainer: pl.Trainer) -> None:
+        if not requeues(trainer) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)  # until Lightning restores what it has found
+            if trainer.received_sigterm:  # just before
+                signal.raise_signal(signal.SIGTERM)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._answer(trainer)
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._answer(trainer)
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._answer(trainer)
+
+    @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._answer(trainer)
+
+
+def requeues(trainer: pl.Trainer) -> bool:
+    """Whether SLURM starts the run again, and decides itself what SIGTERM means.
+
+    Args:
+        trainer: Of the run.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
 
 
 def stopping(trainer: pl.Trainer) -> bool:

@@ -1,6 +1,6 @@
 """Gives every command broken command lines and configurations, and prints how many were refused as they should be.
 
-python tests/faults/bad_input.py [--each 3] [--seed 0] [--only vsd] [--every 1]
+python tests/faults/bad_input.py [--each 3] [--seed 0] [--only vsd] [--every 1] [--part 0]
 
 The cases run in a second process, which is started anew where one kills it or hangs. Ends with 1 where a case is not
 refused with code 2 and one line that names the key, or leaves something.
@@ -38,7 +38,7 @@ def cases(options: argparse.Namespace) -> list:
     from broken_lines import command_cases, stage_cases
 
     found = stage_cases(options.each, options.seed) + command_cases()
-    return [case for case in found if re.search(options.only, case.program)][:: options.every]
+    return [case for case in found if re.search(options.only, case.program)][options.part :: options.every]
 
 
 def work(options: argparse.Namespace, first: int, run: Path) -> None:
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of their choice (default: 0)")
     parser.add_argument("--only", default="", metavar="PATTERN", help="programs whose name it matches (default: all)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one case in N (default: 1)")
+    parser.add_argument("--part", type=int, default=0, help="which of these N parts, from 0 on (default: 0)")
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

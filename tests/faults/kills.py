@@ -1,6 +1,9 @@
 """Kills small runs at random moments, resumes them, and compares them with a run that was left alone, bit by bit.
 
-python tests/faults/kills.py [--count 20] [--run nerf] [--seed 0]
+python tests/faults/kills.py [--count 20] [--first 0] [--run nerf] [--seed 0]
+
+The runs have the stages' whole paths with a tiny untrained prior. They are forked from this process, so that a moment
+of start-up comes after the imports; two ranks are processes of their own.
 
 One half of the moments is drawn evenly over the time that the run left alone takes; the others follow a file that the
 run has just written: a checkpoint, a picture, a video, phi, a mesh. The signal is SIGKILL in half of the cases, else
@@ -9,9 +12,11 @@ something is left over, a resume fails, or more than a checkpoint interval is lo
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,15 +32,19 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lightning_modules")]
 
+from forked import Forked  # noqa: E402
+from small_prior import TARGETS, save_small_prior  # noqa: E402
 from small_runs import GEOMETRY, NERF, SMALL, TEXTURE, TINY  # noqa: E402
 
 from common.finite import named_tensors  # noqa: E402
+from lightning_modules import cli, dream  # noqa: E402
 from lightning_modules.dream import SECONDS  # noqa: E402
 from lightning_modules.run.folder import CONFIG, DREAM, LAST, PREVIOUS  # noqa: E402
 
-EVERY, STEPS = 3, 12
+EVERY, STEPS = 2, 6
+PRIOR = "prior"  # folder of the prior, beside those of the runs
 COMMON = [f"--trainer.max_steps={STEPS}", f"--checkpoint.every={EVERY}", "--trainer.log_every_n_steps=1"]
-VALIDATED = [*COMMON, "--trainer.val_check_interval=6"]
+VALIDATED = [*COMMON, "--trainer.val_check_interval=3"]
 IMAGE = [option for option in TINY if option.startswith("--trainer")]
 IMAGE += ["--model.particles=2", "--model.particles_per_step=1", "--model.ancestral_scale=1"]
 RUNS = {  # options of `vsd fit`
@@ -46,13 +55,8 @@ RUNS = {  # options of `vsd fit`
     "two": [*SMALL, *VALIDATED, "--trainer.devices=2"],  # ranks of the NeRF stage
 }
 BEFORE = {"geometry": ["nerf"], "texture": ["nerf", "geometry"]}  # runs that a run starts from
-SHORTER = ["--trainer.max_steps=6", "--trainer.val_check_interval=3"]
 SHORT = {
-    stage: [
-        *(o for o in RUNS[stage] if "particles" not in o),
-        "--trainer.max_steps=6",
-        "--trainer.val_check_interval=3",
-    ]
+    stage: [*(option for option in RUNS[stage] if "particles" not in option), "--trainer.max_steps=4"]
     for stage in ("nerf", "geometry", "texture")
 }
 SIGNALS = {signal.SIGKILL: 2, signal.SIGTERM: 1, signal.SIGINT: 1}  # and their weights
@@ -61,33 +65,58 @@ TRACES = ("*.part", "last.ckpt", "*step*.png", "contact*", "turntable*", "image.
 APART = {"metrics.csv", LAST.name, PREVIOUS.name, CONFIG, DREAM, SECONDS}
 
 
-def start(run: str, folder: Path, place: Path) -> subprocess.Popen:
-    """Starts a run in a folder, or resumes it; place: of the runs that it starts from."""
+def cheap(place: Path) -> list[str]:
+    """The options of the small prior."""
+    return [f"--trainer.callbacks.model={place / PRIOR}", TARGETS]
+
+
+def line_of(run: str, place: Path) -> list[str]:
+    """The arguments of `vsd` that start a run."""
+    config = Path(NERF).with_name(f"{'nerf' if run == 'two' else run}.yaml")
+    before = [f"--model.{name}={place / name}" for name in BEFORE.get(run, [])]
+    return ["fit", "--config", str(config), *RUNS[run], *cheap(place), *before]
+
+
+def start(run: str, folder: Path, place: Path) -> Forked | subprocess.Popen:
+    """Starts a run in a folder, or resumes it; place: of the runs that it starts from, and of the prior."""
+    log = folder.with_suffix(".log")
     if run == "dream":
         asked = ["--resume", str(folder)] if (folder / DREAM).exists() else ["a red mushroom", "--out", str(folder)]
-        code = f"from lightning_modules.dream import main; main({asked}, {SHORT})"
-        command = [sys.executable, "-c", code]
-    else:
-        config = Path(NERF).with_name(f"{'nerf' if run == 'two' else run}.yaml")
-        options = ["--config", str(config), *RUNS[run], *(f"--model.{b}={place / b}" for b in BEFORE.get(run, []))]
-        if (folder / CONFIG).exists():
-            options = ["--config", str(folder / CONFIG), "--ckpt_path", "last"]
-        command = [sys.executable, "-m", "lightning_modules.cli", "fit", *options]
-        command += [f"--trainer.default_root_dir={folder}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    log = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
+        return Forked(partial(run_dream, asked, {s: [*line, *cheap(place)] for s, line in SHORT.items()}), log)
+    options = line_of(run, place)
+    if (folder / CONFIG).exists():
+        options = ["fit", "--config", str(folder / CONFIG), "--ckpt_path", "last"]
+    options = [*options, f"--trainer.default_root_dir={folder}"]
+    if run != "two":
+        return Forked(partial(cli.main, options), log)
+    command, output = [sys.executable, "-m", "lightning_modules.cli", *options], open(log, "a")  # noqa: SIM115
     # A shell has its background jobs ignore SIGINT.
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
+    first = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, preexec_fn=first)
 
 
-def send(run: str, process: subprocess.Popen, number: int, draws: random.Random) -> str:
+def warm_up(run: str, place: Path) -> None:
+    """Runs a step in this process, so that those forked from it need not fill what Python and the libraries cache."""
+    for name in [] if run == "two" else ["nerf", "geometry", "texture"] if run == "dream" else [run]:
+        for before in BEFORE.get(name, []):
+            if not (place / before).exists():
+                left_alone(before, place)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            cli.main([*line_of(name, place), "--trainer.max_steps=1", f"--trainer.default_root_dir={place / 'warm'}"])
+        shutil.rmtree(place / "warm")
+
+
+def run_dream(asked: list[str], more: dict[str, list[str]]) -> None:
+    """Runs `dream`, whose stages are forked from it."""
+
+    def stage(command: list[str], env: dict[str, str], preexec_fn: Callable[[], None]) -> Forked:
+        return Forked(partial(cli.main, command[3:]), environment=env, first=preexec_fn)
+
+    dream.subprocess.Popen = stage
+    dream.main(asked, more)
+
+
+def send(run: str, process: Forked | subprocess.Popen, number: int, draws: random.Random) -> str:
     """Sends a signal to a run, of two ranks to one of them; says to whom."""
     if run == "dream" and number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
@@ -100,7 +129,9 @@ def send(run: str, process: subprocess.Popen, number: int, draws: random.Random)
     return ""
 
 
-def await_moment(process: subprocess.Popen, folder: Path, whole: Path, seconds: float, draws: random.Random) -> str:
+def await_moment(
+    process: Forked | subprocess.Popen, folder: Path, whole: Path, seconds: float, draws: random.Random
+) -> str:
     """Waits for the moment of a case, and says what it was; whole: the run left alone, which has the same files."""
     if draws.random() < 0.5:
         moment = draws.uniform(0, seconds)
@@ -111,7 +142,7 @@ def await_moment(process: subprocess.Popen, folder: Path, whole: Path, seconds: 
     seen: set[Path] = set()
     while process.poll() is None and len(seen) < count:
         seen |= {path for path in folder.rglob(trace)}
-        time.sleep(0.002)
+        time.sleep(0.005)
     time.sleep(late)
     return f"{late:.2f} s after number {count} of {trace}"
 
@@ -178,10 +209,7 @@ def fault(run: str, folder: Path, place: Path, seconds: float, draws: random.Ran
 
 
 def left_alone(run: str, place: Path) -> float:
-    """Runs a run, and those that it starts from; the seconds that it took."""
-    for before in BEFORE.get(run, []):
-        if not (place / before).exists():
-            left_alone(before, place)
+    """Runs a run; the seconds that it took."""
     begun = time.monotonic()
     if start(run, place / run, place).wait():
         sys.exit(f"the run left alone failed:\n{(place / f'{run}.log').read_text()[-2000:]}")
@@ -192,20 +220,25 @@ def main() -> None:
     """Runs the cases and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=20, help="how many runs are hit (default: 20)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first, whose draws it names (default: 0)")
     parser.add_argument("--run", choices=[*RUNS, "dream"], default="nerf", help="which run (default: nerf)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals (default: 0)")
     options = parser.parse_args()
-    draws, wrong, begun = random.Random(options.seed), Counter(), time.monotonic()
+    wrong, begun, sys.argv = Counter(), time.monotonic(), ["vsd"]
+    os.environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        save_small_prior(place / PRIOR)
+        warm_up(options.run, place)
         seconds = left_alone(options.run, place)
-        for case in range(options.count):
-            run = place / f"case{case}"
+        for case in range(options.first, options.first + options.count):
+            run, draws = place / f"case{case}", random.Random(f"{options.seed} {case}")
             problem, where = fault(options.run, run, place, seconds, draws)
-            print(f"{options.run} {case + 1}/{options.count} {where}: {problem or 'as if left alone'}", flush=True)
+            print(f"{options.run} {case} {where}: {problem or 'as if left alone'}", flush=True)
             if problem:
                 wrong[problem] += 1
                 print(run.with_suffix(".log").read_text()[-1500:], flush=True)
+            shutil.rmtree(run, ignore_errors=True)
         good, spent = options.count - wrong.total(), time.monotonic() - begun
         print(f"{options.run}: {good} of {options.count} ended as the run left alone, in {spent:.0f} s", flush=True)
     sys.exit(bool(wrong))

@@ -63,7 +63,7 @@ OUT_OF_RANGE = [
     *lines("nerf", "trainer.precision", ["bf16-true"]),
     *lines("nerf", "data.eval_resolution data.validation_frames", ["0", "-1"]),
     *lines("nerf", "data.eval_resolution", ["1000000"]),
-    *lines("nerf", "data.milestones", ["[{step: 0, resolution: -5}]", "[{step: 1, resolution: 5}]"]),
+    *lines("nerf", "data.milestones", ["[{step: 0, resolution: -5}]", "[{step: 1, resolution: 5}]", "[]"]),
     *lines("nerf", "data.milestones", ["[{step: 0, resolution: 1000000}]"]),
     *lines("nerf", "checkpoint.every", ["-1"]),
     *lines("image", "model.lr model.ancestral_scale", ["-1"]),
@@ -132,6 +132,7 @@ FILES = {
     "list": (b"- 1\n- 2\n", "holds no options"),
     "empty": (b"", "holds no options"),
     "object": (b"prompt: !!python/object/apply:os.system [touch evil]\n", "could not determine a constructor"),
+    "null": (b"trainer: {enable_autolog_hparams: null}\n", "trainer.enable_autolog_hparams: null"),
     "type": (b"model:\n  init_args:\n    lr_encoding: often\n", "model.lr_encoding: "),
 }
 

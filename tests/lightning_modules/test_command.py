@@ -118,11 +118,29 @@ def test_a_signal_in_start_up_is_one_line_and_leaves_nothing(elsewhere, capsys, 
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
-def test_a_signal_after_training_is_one_line_with_the_command_that_resumes(whole, elsewhere, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("hook", "number", "code", "word"),
+    [
+        ("on_test_epoch_end", signal.SIGINT, 130, "interrupted"),
+        ("test_step", signal.SIGTERM, 143, "terminated"),  # the turntable
+        ("on_fit_end", signal.SIGTERM, 143, "terminated"),  # an export
+        ("on_fit_end", signal.SIGINT, 130, "interrupted"),
+    ],
+)
+def test_a_signal_after_training_is_answered_at_once_with_the_command_that_resumes(
+    whole, elsewhere, capsys, monkeypatch, hook, number, code, word
+):
     folder = shutil.copytree(whole, elsewhere / "run")
-    monkeypatch.setattr(NerfStage, "on_test_epoch_end", lambda _: signal.raise_signal(signal.SIGINT))
-    line = f"vsd: interrupted; resume: vsd fit --config run/{CONFIG} --ckpt_path last"
-    assert ended(capsys, resume, folder) == (130, line)
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def hit(*_):
+        signal.raise_signal(number)
+        seen.append("it went on")
+
+    monkeypatch.setattr(NerfStage, hook, hit)
+    line = f"vsd: {word}; resume: vsd fit --config run/{CONFIG} --ckpt_path last"
+    assert ended(capsys, resume, folder) == (code, line) and not seen
+    assert signal.getsignal(signal.SIGINT) == before and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(whole, elsewhere, capsys, monkeypatch):
