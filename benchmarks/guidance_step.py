@@ -166,7 +166,7 @@ def main(args: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the prior")
     parser.add_argument("--batch", type=int, default=1, help="views per step (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=20, help="repetitions, at least 2 (default: %(default)s)")
     parser.add_argument("--size", default="small", choices=["small", "sd21"], help="of Stable Diffusion's networks")

@@ -141,9 +141,9 @@ def main(args: list[str] | None = None) -> None:
         args: Of the command line; those of the process by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=131_072)
-    parser.add_argument("--levels", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--repeats", type=int, default=10, help="at least 2 (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=131_072, help="of a batch (default: %(default)s)")
+    parser.add_argument("--levels", type=int, nargs="+", default=[8, 16], help="of the grids (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=10, help="repetitions, at least 2 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args(args)

@@ -117,7 +117,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[48, 64], help="grids of the steps (default: %(default)s)"
     )
-    parser.add_argument("--repeats", type=int, default=10, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=10, help="repetitions (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of torch, on a CPU (default: all)")
     options = parser.parse_args(args)
     if options.threads:

@@ -174,7 +174,7 @@ def main(args: list[str] | None = None) -> None:
         rows = [run_stage(stage, options.prompt, options.seed, options.out, overrides) for stage in CONFIGS]
         text = table(
             rows,
-            f'"{options.prompt}", seed {options.seed}, {datetime.date.today()}, {torch.get_num_threads()} threads of '
+            f'"{options.prompt}", seed {options.seed}, {datetime.date.today()}, {torch.get_num_threads()} thread(s) of '
             f"{platform.machine()}. `python -m evaluation.presets --write README.md` measures it anew.",
         )
         print(text)

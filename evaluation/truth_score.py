@@ -57,14 +57,14 @@ def main(args: list[str] | None = None) -> None:
     """
     parser = OneLineArguments(prog="truth_score", description=__doc__.splitlines()[0])
     parser.add_argument("--prompt", action="append", required=True, help="such as 'a red car'; may be given often")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="of them (default: %(default)s)")
     parser.add_argument("--guidance", choices=("vsd", "sds"), help="by default the preset's")
     parser.add_argument("--scale", type=float, help="of classifier-free guidance, by default the preset's")
     parser.add_argument("--minutes", type=float, help="squeeze or stretch the preset, schedules and all, to this time")
     parser.add_argument("--stage", choices=STAGES, default="nerf", help="the last one to run (default: %(default)s)")
     parser.add_argument("--config", type=a_path, default=CONFIG, help="of the NeRF stage (default: %(default)s)")
-    parser.add_argument("--out", type=a_path, default=Path("runs/truth_score"))
+    parser.add_argument("--out", type=a_path, default=Path("runs/truth_score"), help="a folder (default: %(default)s)")
     with one_line("truth_score"):
         arguments, arguments.overrides = parser.parse_known_args(args)
         require_range("--seeds", arguments.seeds, 1, 1000)

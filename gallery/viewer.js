@@ -8,7 +8,7 @@
   const ZOOM = 0.9; // by plus and minus
 
   const all = (query, inside = document) => [...inside.querySelectorAll(query)];
-  const say = (words) => all(".status").forEach((line) => (line.textContent = words));
+  const showStatus = (words) => all(".status").forEach((line) => (line.textContent = words));
 
   // ---- meshes
 
@@ -131,7 +131,7 @@
       } catch (error) {
         this.fault = `No mesh: ${error.message}.`;
       }
-      say([...new Set(views.map((view) => view.fault))].filter(Boolean).join(" "));
+      showStatus([...new Set(views.map((view) => view.fault))].filter(Boolean).join(" "));
       if (this.fault) return;
       if (first) this.start();
       draw(this);
@@ -233,7 +233,7 @@
       renderer.setSize(1, 1, false);
       views = canvases.map((canvas) => new View(canvas));
     } catch {
-      say("This browser draws no 3D here (WebGL is off). The files open in any 3D program.");
+      showStatus("This browser draws no 3D here (WebGL is off). The files open in any 3D program.");
     }
   }
 

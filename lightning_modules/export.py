@@ -108,7 +108,7 @@ def pictures(particle: FinishedParticle, cameras: Cameras) -> Iterator[torch.Ten
             out = particle.nerf.renderer(particle.nerf.field, *one.rays())
             colour, cover = out.rgb.view(size, size, 3), out.opacity.view(size, size, 1)
         else:
-            out = render_mesh(particle.mesh, one.camera_to_world, one.fovy, size, particle.colour)
+            out = render_mesh(particle.mesh, one, particle.colour)
             colour, cover = out.colour[0], out.coverage[0]
         yield torch.cat([(colour / cover.clamp(min=1e-6)).clamp(0, 1), cover.clamp(0, 1)], -1)
 

@@ -138,9 +138,7 @@ class GeometryStage(ObjectStage):
             mesh: What `extract` gave, None to extract it here.
         """
         field, mesh = self.nerfs[index].field, mesh or self.extract(index)
-        return render_mesh(
-            mesh, cameras.camera_to_world, cameras.fovy, cameras.resolution, lambda points: field(points)[1]
-        )
+        return render_mesh(mesh, cameras, lambda points: field(points)[1])
 
     @override
     def training_step(self, batch: Cameras, _: int) -> Tensor:

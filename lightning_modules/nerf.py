@@ -31,7 +31,7 @@ class FieldSettings:
         encoding: "hash", ProlificDreamer's grid of 12 M parameters, or "dense", which a CPU renders several times
             faster.
         bound: Half the side of the cube that the field fills, world units.
-        hidden: Width of the hidden layer behind the encoding; 0 for none, a linear decoder.
+        hidden: Width of the hidden layer after the encoding; 0 for none, a linear decoder.
         initialisation: Density to start from: "object", a blob; "scene", a hollow; "object-in-scene", both; "none".
         strength: Height of the initial density.
         radius: Of the initial blob, world units.

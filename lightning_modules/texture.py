@@ -173,7 +173,7 @@ class TextureStage(ObjectStage):
         """
         particle = self.particles[index]
         mesh, caster = particle.mesh()
-        return render_mesh(mesh, cameras.camera_to_world, cameras.fovy, cameras.resolution, particle.colour, caster)
+        return render_mesh(mesh, cameras, particle.colour, caster)
 
     @override
     def training_step(self, batch: Cameras, _: int) -> Tensor:

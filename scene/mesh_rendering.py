@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scene.cameras import Cameras
 from scene.mesh import Mesh
 from scene.rasterizer import Fragments, interpolate, rasterize
 from scene.silhouettes import antialias, silhouettes
@@ -44,29 +45,22 @@ class MeshRender:
 
 
 def render_mesh(
-    mesh: Mesh,
-    camera_to_world: Tensor,
-    fovy: Tensor,
-    size: int,
-    colour: Callable[[Tensor], Tensor],
-    visibility: Visibility | None = None,
+    mesh: Mesh, cameras: Cameras, colour: Callable[[Tensor], Tensor], visibility: Visibility | None = None
 ) -> MeshRender:
     """Renders of a mesh that may be empty.
 
     Args:
         mesh: What is seen.
-        camera_to_world: (B, 4, 4).
-        fovy: (B,) vertical field of view, degrees.
-        size: Pixels per side.
+        cameras: B cameras of S x S pixels.
         colour: Surface points (N, 3) to rgb (N, 3); differentiable in its own parameters and, if it is, in the points.
         visibility: Of the same mesh, to build it only once, or another backend's; a new RayCaster by default.
 
     Returns:
         The images, differentiable in the vertices and in the colour's parameters; zeros where nothing is seen.
     """
-    camera_to_world, fovy = camera_to_world.to(mesh.vertices), fovy.to(mesh.vertices)
+    view = cameras.camera_to_world.to(mesh.vertices), cameras.fovy.to(mesh.vertices), cameras.resolution
     visibility = visibility or RayCaster(mesh.vertices, mesh.faces)
-    fragments = rasterize(mesh.vertices, mesh.faces, camera_to_world, fovy, size, visibility)
+    fragments = rasterize(mesh.vertices, mesh.faces, *view, visibility)
     if len(fragments.hit) == 0:
         # Zeros with a graph: a step without a view of the object is a step without a gradient, not an error.
         graph = mesh.vertices.sum() + colour(mesh.vertices.new_zeros(1, 3)).sum()
@@ -75,7 +69,7 @@ def render_mesh(
     colours = shade(fragments, mesh, colour)
     normals = interpolate(fragments, mesh.faces, mesh.vertex_normals())
     values = torch.cat([colours, normals, fragments.mask], -1)  # (B, S, S, 7)
-    values = antialias(values, silhouettes(mesh, camera_to_world, fovy, size, visibility))
+    values = antialias(values, silhouettes(mesh, *view, visibility))
     return MeshRender(*values.split([3, 3, 1], -1), fragments.directions)
 
 

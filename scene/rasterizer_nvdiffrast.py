@@ -7,7 +7,7 @@ evaluation), which importing this module says on stdout. Whoever has installed i
     from scene.rasterizer_nvdiffrast import NvdiffrastVisibility
 
     visibility = NvdiffrastVisibility(mesh.vertices, mesh.faces)  # once per mesh
-    render_mesh(mesh, camera_to_world, fovy, size, colour, visibility)
+    render_mesh(mesh, cameras, colour, visibility)
 
 Wherever the project takes a `scene.visibility.Visibility`, this one fits.
 """

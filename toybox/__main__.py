@@ -72,7 +72,7 @@ def main(args: list[str] | None = None) -> None:
         args: The arguments, by default the program's.
     """
     parser = OneLineArguments(prog="toybox", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompt")
+    parser.add_argument("prompt", help="a colour and an object, such as 'a red mushroom'")
     parser.add_argument("--rows", type=int, default=4, help="instances (default: %(default)s)")
     parser.add_argument("--prior", help="also draw samples: 'toybox', the shipped prior, or a folder")
     parser.add_argument("--out", type=a_path, default=Path("toybox.png"), help="picture (default: %(default)s)")

@@ -59,11 +59,11 @@ class PhiHealth:
         self.sums.mul_(DECAY).index_add_(1, bins, rows)
 
     def ratio(self) -> Tensor:
-        """Phi's error over the prior's, the mean over the noise levels of late; nan before the first step."""
+        """Phi's error over the prior's, the mean over the recent noise levels; nan before the first step."""
         return self._mean(self.sums[0], self.sums[1])
 
     def calibration(self) -> Tensor:
-        """<eps, eps_phi> / |eps_phi|^2, the mean over the noise levels of late; nan before the first step."""
+        """<eps, eps_phi> / |eps_phi|^2, the mean over the recent noise levels; nan before the first step."""
         return self._mean(self.sums[2], self.sums[3])
 
     def _mean(self, above: Tensor, below: Tensor) -> Tensor:

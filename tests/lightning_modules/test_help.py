@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+import re
 import typing
 
 import jsonargparse
 import pytest
 import pytorch_lightning as pl
+from broken_lines import COMMANDS, parser_of
 
 from datamodules.random_cameras import CameraDistribution, Milestone, RandomCameras
 from lightning_modules.cli import Command, OneLineParser
@@ -111,3 +113,15 @@ def test_every_option_of_the_command_has_a_description(monkeypatch):
     assert {"fit", "validate", "test", "predict"} <= commands.keys()
     assert {"prompt", "checkpoint.every", "trainer.max_steps"} <= {a.dest for a in commands["fit"]._actions}
     assert not undescribed(parser)
+
+
+BENCHMARKS = ["gpu_check", "guidance_step", "hashgrid", "mesh_render", "render_cost", "switch_effect", "view_cost"]
+
+
+@pytest.mark.parametrize(
+    "module", [*(module for module, _ in COMMANDS.values()), *map("benchmarks.{}".format, BENCHMARKS)]
+)
+def test_every_argument_of_the_other_commands_has_a_description(module):
+    bare = re.compile(r"\W*(\(default: .*\))?\W*")
+    actions = parser_of(module)._actions
+    assert not [action.dest for action in actions if bare.fullmatch(action.help or "")]

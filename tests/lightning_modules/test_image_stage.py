@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from common.errors import InputError
@@ -51,9 +52,13 @@ def test_one_run_compares_guidances_and_writes_the_grid(untrained_prior, tmp_pat
         assert not torch.equal(stage.pictures[which][0], start.pictures[which][0]), "every guidance moves its particles"
 
 
-def test_the_exported_score_network_loads_into_a_plain_pipeline(untrained_prior, tmp_path):
-    trainer(tmp_path, 2, [guidance(untrained_prior)]).fit(ImageStage(particles=1, particles_per_step=1))
-    pipeline = load_pipeline(untrained_prior)
+def test_a_model_of_the_hub_gives_the_picture_and_a_phi_for_its_plain_pipeline(untrained_prior, tmp_path, monkeypatch):
+    read = DiffusionPipeline.from_pretrained
+    hub = lambda name, **more: read(untrained_prior if name == "someone/model" else name, **more)  # noqa: E731
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", hub)
+    trainer(tmp_path, 2, [guidance("someone/model")]).fit(ImageStage(particles=1, particles_per_step=1))
+    assert size_of(tmp_path / "image.png") == (64, 2 * 64)
+    pipeline = load_pipeline("someone/model")
     pipeline.load_lora_weights(tmp_path / "phi")
     assert any("lora" in name for name, _ in pipeline.unet.named_parameters())
     assert (tmp_path / "phi" / "camera.safetensors").exists()

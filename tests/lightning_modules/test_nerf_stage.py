@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -103,6 +104,12 @@ def test_views_that_cannot_be_divided_are_named(untrained_prior, tmp_path):
 def test_a_stage_without_guidance_names_the_key(tmp_path):
     with pytest.raises(InputError, match="trainer.callbacks: no guidance"):
         trainer(tmp_path, 1).fit(stage(), cameras())
+
+
+def test_the_losses_of_all_guidances_add_up():
+    model = stage()
+    model.guidances = [SimpleNamespace(particle_loss=lambda *_, loss=loss: torch.tensor(loss)) for loss in (2.0, 3.0)]
+    assert model.guide(torch.zeros(2, 8, 8, 3), turntable(2).cameras(8), 0) == 5
 
 
 def test_the_grid_is_that_of_the_settings():

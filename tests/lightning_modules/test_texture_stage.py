@@ -131,6 +131,16 @@ def test_a_surface_that_no_camera_sees_is_named(whole, geometry, elsewhere, caps
     assert not list(elsewhere.iterdir())
 
 
+def test_a_defect_of_the_program_is_no_input_error():
+    def broken(size):
+        raise ValueError("a wrong padding")
+
+    stage = TextureStage(nerf="run")
+    stage.particles = [SimpleNamespace(atlas=broken)]
+    with pytest.raises(ValueError, match="^a wrong padding$"):
+        stage.export(0)
+
+
 def test_an_export_that_cannot_be_written_is_named_and_the_checkpoint_kept(whole, geometry, elsewhere, capsys):
     folder = elsewhere / "run"
     (folder / "mesh-particle0.glb").mkdir(parents=True)

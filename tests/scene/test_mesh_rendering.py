@@ -9,7 +9,6 @@ from scene.mesh_rendering import render_mesh
 from scene.visibility import BruteForceCaster
 
 ORBIT = turntable(2, elevation=10, distance=2.5)
-VIEW = ORBIT.camera_to_world(), ORBIT.fovy
 
 
 def octahedron(radius=0.6, dtype=torch.float32):
@@ -27,7 +26,7 @@ def position_colour(points):
 def test_colour_and_normal_are_those_of_the_surface_point():
     mesh = octahedron()
     assert mesh.volume() > 0
-    out = render_mesh(mesh, *VIEW, 33, position_colour)
+    out = render_mesh(mesh, ORBIT.cameras(33), position_colour)
     inside = out.coverage[..., 0] > 0.999
     points = 2 * out.colour[inside] - 1
     assert torch.allclose(points.abs().sum(-1), torch.full((len(points),), 0.6), atol=1e-4), "on the octahedron"
@@ -37,7 +36,9 @@ def test_colour_and_normal_are_those_of_the_surface_point():
 
 def test_an_empty_mesh_is_nothing_with_a_graph():
     vertices, tint = torch.zeros(0, 3, requires_grad=True), torch.ones(3, requires_grad=True)
-    out = render_mesh(Mesh(vertices, torch.zeros(0, 3, dtype=torch.long)), *VIEW, 8, lambda points: points + tint)
+    out = render_mesh(
+        Mesh(vertices, torch.zeros(0, 3, dtype=torch.long)), ORBIT.cameras(8), lambda points: points + tint
+    )
     assert out.coverage.shape == (2, 8, 8, 1) and not out.coverage.any() and not out.colour.any()
     out.colour.sum().backward()
     assert not tint.grad.any()
@@ -45,14 +46,12 @@ def test_an_empty_mesh_is_nothing_with_a_graph():
 
 def test_colours_and_outlines_have_the_derivative_of_finite_differences():
     """Blown up by 1 %: the sum of coverage and colour over the images changes as the derivative says."""
-    size = 64
 
     def total(scale):
         mesh = octahedron(dtype=torch.float64)
         mesh = Mesh(mesh.vertices * scale, mesh.faces)
         caster = BruteForceCaster(mesh.vertices, mesh.faces)
-        view = tuple(v.double() for v in VIEW)
-        out = render_mesh(mesh, *view, size, position_colour, caster)
+        out = render_mesh(mesh, ORBIT.cameras(64), position_colour, caster)
         return out.coverage.sum(), out.colour.square().sum()
 
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
@@ -65,6 +64,6 @@ def test_colours_and_outlines_have_the_derivative_of_finite_differences():
 
 def test_a_colours_parameters_get_their_gradient():
     colour = torch.full((3,), 0.3, requires_grad=True)
-    out = render_mesh(octahedron(), *VIEW, 16, lambda points: colour.expand(len(points), 3))
+    out = render_mesh(octahedron(), ORBIT.cameras(16), lambda points: colour.expand(len(points), 3))
     out.colour.sum().backward()
     assert torch.allclose(colour.grad, out.coverage.sum().expand(3), rtol=1e-4)

@@ -72,13 +72,13 @@ def test_it_sees_what_brute_force_sees(plug_in):
 
 
 def test_a_renderer_takes_it_and_gives_the_same_images_and_gradients(plug_in):
-    view, results = look(cameras(2)), []
+    seen_by, results = cameras(2).cameras(16), []
     mesh = rough_torus(8)
     for backend in (RayCaster, plug_in):
         vertices = mesh.vertices.clone().requires_grad_()
         moved = Mesh(vertices, mesh.faces)
         visibility = backend(vertices, mesh.faces)
-        out = render_mesh(moved, *view, 16, lambda points: 0.5 + 0.5 * points, visibility)
+        out = render_mesh(moved, seen_by, lambda points: 0.5 + 0.5 * points, visibility)
         (gradient,) = torch.autograd.grad(out.colour.sum() + out.coverage.square().sum(), vertices)
         results.append([out.colour, out.normal, out.coverage, gradient])
     assert visibility.context.sizes == [(16, 16)], "seen by nvdiffrast, not by warp"
