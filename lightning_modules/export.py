@@ -36,6 +36,7 @@ from scene.texture import bake, unwrap
 
 FORMATS = ("glb", "obj", "ply")
 LOWEST, HIGHEST = -20.0, 70.0  # elevations of the pictures, degrees
+FACES = 50_000  # at most of a NeRF's mesh, whose hundreds of thousands would take xatlas many minutes
 GOLDEN = 137.508  # degrees of azimuth between two of them, which spreads any number of them evenly
 
 
@@ -49,7 +50,7 @@ def write_mesh(
         index: Of the particle.
         folder: Where to.
         kind: One of FORMATS.
-        faces: At most, None for all.
+        faces: At most, None for all, or FACES of a NeRF.
         texture: Texels of the image's side, None for those of the stage, or 1024.
 
     Returns:
@@ -60,6 +61,8 @@ def write_mesh(
         OSError: A file cannot be written.
     """
     particle = run.particles[index]
+    if faces is None and particle.nerf is not None:
+        faces = FACES
     mesh = particle.mesh if faces is None else decimate(particle.mesh, faces)
     path = folder / f"mesh-particle{index}.{kind}"
     words = about(run.prompt, run.seed, index, len(run.particles), mesh.is_watertight)
@@ -157,12 +160,12 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=a_path, metavar="RUN", help="a folder of dream, or a run of a 3D stage")
     parser.add_argument("--out", type=a_path, metavar="FOLDER", help="where to (default: RUN/export)")
     parser.add_argument("--format", choices=FORMATS, default="glb", help="of the meshes (default: %(default)s)")
-    parser.add_argument("--faces", type=int, metavar="N", help="at most, by decimation (default: all)")
+    parser.add_argument("--faces", type=int, metavar="N", help=f"at most (default: all, {FACES} of a NeRF)")
     parser.add_argument("--texture", type=int, metavar="N", help="texels of the image's side (default: the run's)")
     parser.add_argument("--views", type=int, default=0, metavar="N", help="pictures of each particle (default: none)")
     parser.add_argument("--size", type=int, default=512, metavar="N", help="their pixels per side (%(default)s)")
     parser.add_argument(
-        "--resolution", type=int, default=128, metavar="N", help="cells of a NeRF's surface (default: %(default)s)"
+        "--resolution", type=int, default=64, metavar="N", help="cells of a NeRF's surface (default: %(default)s)"
     )
     options = parser.parse_args(args)
     require_range("--faces", options.faces, 4, 10**9)

@@ -73,7 +73,7 @@ class FinishedRun:
     particles: list[FinishedParticle]
 
 
-def load_finished(folder: Path, resolution: int = 128) -> FinishedRun:
+def load_finished(folder: Path, resolution: int = 64) -> FinishedRun:
     """Loads a run, finished or stopped, from its last checkpoint.
 
     Args:

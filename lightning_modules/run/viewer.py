@@ -65,7 +65,7 @@ class Viewer(pl.Callback):
         self.size = self.size or 256
         scales = {label: guidance.core.scale for label, guidance in self.guidances.items()}
         folder = pl_module.run_folder
-        name = place().name or type(pl_module).__name__
+        name = place().name or type(pl_module).__name__.removesuffix("Stage").lower()
         self.panel = Panel(self.port, name, finished(folder), pl_module.order.rendered, scales, orbit)
         print(f"live view: {self.panel.address}", flush=True)
 

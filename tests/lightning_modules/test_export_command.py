@@ -82,6 +82,18 @@ def test_a_mesh_is_decimated_to_a_budget(dreamt, elsewhere, capsys):
 
 
 @FEWER
+def test_the_mesh_of_a_nerf_has_a_budget_of_its_own(dreamt, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_modules.export.FACES", 60)
+    options = "--format", "ply", "--resolution", 16
+    for stage, most in (("nerf", 60), ("geometry", 10**9)):
+        (file, _) = exported(capsys, dreamt / stage, *options, "--out", stage)
+        assert 30 < len(trimesh.load(file).faces) <= most
+    assert len(trimesh.load(file).faces) > 60
+    (file, _) = exported(capsys, dreamt / "nerf", *options, "--faces", 90, "--out", "more")
+    assert 60 < len(trimesh.load(file).faces) <= 90
+
+
+@FEWER
 def test_decimation_keeps_the_shape():
     ball = trimesh.creation.icosphere(4)
     mesh = Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces))
