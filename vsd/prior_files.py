@@ -1,5 +1,6 @@
 """What may be wrong with the files of a prior: flipped bits, files cut short, weights that are not finite."""
 
+import shlex
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -7,10 +8,22 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from common.errors import InputError
-from common.files import require_checksums
+from common.files import SUMS, require_checksums
 from common.finite import first_not_finite
 
 LFS = b"version https://git-lfs"  # the first bytes of a pointer
+
+
+def unchecked(folder: Path) -> str | None:
+    """What is to be said of a prior whose files have no checksums, None where they have, or where it is no folder.
+
+    Args:
+        folder: Of the prior.
+    """
+    if not folder.is_dir() or (folder / SUMS).is_file():
+        return None
+    fix = f"(cd {shlex.quote(str(folder))} && sha256sum *.json */* > {SUMS})"
+    return f"{folder}: it has no {SUMS}, so that a flipped bit in its weights goes unnoticed; to be told: {fix}"
 
 
 def require_whole(folder: Path, parts: dict) -> None:
