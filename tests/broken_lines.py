@@ -193,6 +193,8 @@ def beyond(option: Option) -> list[str]:
     if not numbers:
         return []
     step, text, found = 1 if int in numbers else 0.1, option.text.replace("\n", " "), []
+    if option.key.startswith("trainer.") and not option.key.startswith(GUIDANCE):
+        text = ""  # Lightning's words
     if least := re.search(r">= (-?\d+)", text):
         found += [int(least[1]) - 1]
     if above := re.search(r"> (-?\d+)", text):
@@ -205,7 +207,7 @@ def beyond(option: Option) -> list[str]:
     if not SIGNED.search(option.key):
         found += [-1, -step]
     if SIZES.search(text):
-        found += [0, int(HUGE)]
+        found += [int(HUGE)] if "0 for none" in text else [0, int(HUGE)]
     return list(dict.fromkeys(map(str, found)))
 
 
@@ -236,7 +238,8 @@ def fit_cases(stage: str, roots: dict[str, type], each: int, draws: random.Rando
                 text = nested(option.key, word) if draws.random() < 0.5 else None
                 given = [f"--{option.key}={word}"] if text is None else ["--config", "broken.yaml"]
                 alias = text is not None and word in ("*a", ALIAS)  # the reader of the file names its line
-                yield Case("vsd", [*line, *given], option.key + "|line 1" * alias, text)
+                named = "prompt: " if option.key == f"{GUIDANCE}.prompt" else option.key  # which is also ${prompt}
+                yield Case("vsd", [*line, *given], named + "|line 1" * alias, text)
             if int in option.kinds or float in option.kinds:
                 reference = draws.choice(["${nowhere}", "${nowhere.at.all}", "${" + option.key + "}"])
                 yield Case("vsd", [*line, f"--{option.key}={reference}"], option.key)

@@ -7,6 +7,7 @@ stage's `run_folder`.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ from vsd.encoding import resized
 from vsd.gradients import Reduction, Weight
 from vsd.health import SURE
 from vsd.prior import TOYBOX, DiffusionPrior
+from vsd.prior_files import unchecked
 from vsd.prompts import Prompts, PromptTable
 from vsd.replay import Replay
 from vsd.sampling import ancestral_samples
@@ -155,6 +157,8 @@ class VSDGuidance(pl.Callback):
                 "name (init_args.name)"
             )
         prior = DiffusionPrior.load(self.model, trainer.strategy.root_device, self.dtype, **self.savings.of_prior)
+        if self.model != TOYBOX and trainer.global_rank == 0 and (words := unchecked(Path(self.model))) is not None:
+            print(words, flush=True)
         if self.savings.encoder is not None:
             prior.encoder = load_encoder(self.savings.encoder, prior)
         self.prepare(prior, trainer.global_rank, average if trainer.world_size > 1 else None)

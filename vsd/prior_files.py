@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from common.errors import InputError
-from common.files import require_checksums
+from common.files import SUMS, require_checksums
 from common.finite import first_not_finite
 from vsd.quiet import quiet_loading
 
@@ -107,6 +108,18 @@ def _from_hub(model: str, dtype: torch.dtype, key: str) -> DiffusionPipeline:
         raise InputError(
             f"{key}: {model} is no folder here and does not load from the hub ({reason}); check the id and the network"
         ) from error
+
+
+def unchecked(folder: Path) -> str | None:
+    """What is to be said of a prior whose files have no checksums, None where they have, or where it is no folder.
+
+    Args:
+        folder: Of the prior.
+    """
+    if not folder.is_dir() or (folder / SUMS).is_file():
+        return None
+    fix = f"(cd {shlex.quote(str(folder))} && sha256sum *.json */* > {SUMS})"
+    return f"{folder}: it has no {SUMS}, so that a flipped bit in its weights goes unnoticed; to be told: {fix}"
 
 
 def require_whole(folder: Path, parts: dict) -> None:

@@ -1,9 +1,10 @@
 """Gives every command broken command lines and configurations, and prints how many were refused as they should be.
 
-python tests/faults/bad_input.py [--each 3] [--seed 0] [--only vsd] [--every 1] [--part 0]
+python tests/faults/bad_input.py [--each 3] [--seed 0] [--only vsd] [--every 1] [--part 0] [--record FILE] [--minutes 0]
 
-The cases run in a second process, which is started anew where one kills it or hangs. Ends with 1 where a case is not
-refused with code 2 and one line that names the key, or leaves something.
+The cases run in a second process, which is started anew where one kills it or hangs. With --record, what is found is
+kept in a file, and a run that was stopped goes on from there. Ends with 1 where a case is not refused with code 2 and
+one line that names the key, or leaves something.
 """
 
 import argparse
@@ -59,10 +60,11 @@ def work(options: argparse.Namespace, first: int, run: Path) -> None:
 
 
 def answers(options: argparse.Namespace, tried: list, run: Path) -> list[str]:
-    """What is wrong with each case, "" for nothing; prints what is."""
-    count = len(tried)
-    found: list[str] = []
-    while len(found) < count:
+    """What is wrong with each case, "" for nothing; prints what is. Shorter than the cases where the time is over."""
+    count, end = len(tried), time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    found = options.record.read_text().splitlines() if options.record and options.record.exists() else []
+    record = open(options.record or os.devnull, "a", buffering=1)  # noqa: SIM115
+    while len(found) < count and time.monotonic() < end:
         command = [sys.executable, __file__, *sys.argv[1:], "--first", str(len(found)), "--run", str(run)]
         worker = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=os.environ | {"VSD_CACHE": str(run.parent / "cache")}
@@ -73,16 +75,21 @@ def answers(options: argparse.Namespace, tried: list, run: Path) -> list[str]:
         for line in worker.stdout:
             guard.cancel()
             found.append(line.partition("\t")[2].strip())
+            print(found[-1], file=record)
             if found[-1]:
                 print(f"{tried[len(found) - 1]}: {found[-1]}", flush=True)
+            if time.monotonic() > end:
+                worker.kill()
+                break
             guard = threading.Timer(LATEST, worker.kill)
             guard.start()
         guard.cancel()
         code = worker.wait()
-        if len(found) < count:
+        if len(found) < count and time.monotonic() < end:
             if len(found) == before and code > 0:
                 sys.exit(f"the second process ended with {code}")
             found.append(f"killed: the process ended with {code}")
+            print(found[-1], file=record)
     return found
 
 
@@ -94,6 +101,8 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="PATTERN", help="programs whose name it matches (default: all)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one case in N (default: 1)")
     parser.add_argument("--part", type=int, default=0, help="which of these N parts, from 0 on (default: 0)")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep what is found here, and go on from it")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many, 0 for never (default: 0)")
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -105,7 +114,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", RUN, str(run)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
         found = answers(options, tried, run)
     counts: dict[str, Counter] = {}
-    for case, wrong in zip(tried, found, strict=True):
+    for case, wrong in zip(tried, found, strict=False):
         kind = next(
             (KINDS[start] for start in KINDS if wrong.startswith(start)), "key not named" if wrong else "refused"
         )
@@ -114,7 +123,7 @@ def main() -> None:
     print(f"\n{'program':<14}{'cases':>7}" + "".join(f"{kind:>19}" for kind in kinds))
     for program, row in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
         print(f"{program:<14}{row.total():>7}" + "".join(f"{row[kind]:>19}" for kind in kinds))
-    print(f"{time.monotonic() - begun:.0f} s")
+    print(f"{len(found)} of {len(tried)}, {time.monotonic() - begun:.0f} s")
     sys.exit(any(found))
 
 

@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -194,3 +196,21 @@ def test_phi_is_updated_every_so_many_steps(untrained_prior):
     assert counts == [0, 0, 2, 2, 2, 4]
     with pytest.raises(InputError, match="guidance.score.every: 0"):
         ScoreSettings(every=0)
+
+
+def test_a_folder_without_checksums_is_told_of_and_the_command_in_the_line_writes_them(
+    untrained_prior, tmp_path, capsys
+):
+    folder = shutil.copytree(untrained_prior, tmp_path / "a prior")
+    guidance(folder, kind="sds").setup(trainer(), Stage(), "fit")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "SHA256SUMS" in line]
+    assert line.startswith(f"{folder}: it has no SHA256SUMS, so that a flipped bit")
+    subprocess.run(line.partition("to be told: ")[2], shell=True, check=True)
+    guidance(folder, kind="sds").setup(trainer(), Stage(), "fit")
+    assert "SHA256SUMS" not in capsys.readouterr().out
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="diffusion_pytorch_model.safetensors is not what SHA256SUMS says"):
+        guidance(folder, kind="sds").setup(trainer(), Stage(), "fit")
