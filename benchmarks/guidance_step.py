@@ -82,7 +82,12 @@ def copied(network: torch.nn.Module, device: str, dtype: torch.dtype) -> torch.n
 
 
 def guidance_step(
-    pipeline: DiffusionPipeline, batch: int, device: str, dtype: torch.dtype, shared: bool
+    pipeline: DiffusionPipeline,
+    batch: int,
+    device: str,
+    dtype: torch.dtype,
+    shared: bool,
+    channels_last: bool = False,
 ) -> Callable[[], None]:
     """A whole VSD step on images with a gradient.
 
@@ -92,11 +97,12 @@ def guidance_step(
         device: cpu or cuda.
         dtype: Of the networks.
         shared: Train the score network on the particle step's forward pass.
+        channels_last: The layout of the networks' weights.
 
     Returns:
         The step.
     """
-    prior = DiffusionPrior(pipeline, device, dtype)
+    prior = DiffusionPrior(pipeline, device, dtype, channels_last=channels_last)
     phi = ScoreNetwork(prior, camera=True)
     distillation = ScoreDistillation(prior, phi, shared_forward=shared)
     trainer = ScoreTrainer(phi, ScoreSettings())

@@ -90,7 +90,7 @@ class Mesh:
             new = torch.ones_like(key, dtype=torch.bool)
             new[1:] = key[1:] != key[:-1]
             first = new.nonzero()[:, 0]  # (E,) of each edge's half-edges in the order of keys
-            count = torch.diff(first, append=first.new_tensor([len(key)]))
+            count = torch.diff(first, append=first.new_full((1,), len(key)))
             one, two = order[first], order[(first + 1).clamp(max=len(key) - 1)]
             pair = count > 1
             forward = start == low

@@ -205,5 +205,5 @@ class DMTet(nn.Module):
             inside = (self.sdf > 0) & ~self.border
             edges, faces = crossed_edges(inside, self.grid.tetrahedra(inside))  # (E, 2), (F, 3)
         values = self.sdf.index_select(0, edges.flatten())
-        values = torch.where(self.border[edges.flatten()], values.new_tensor(-1.0), values)
+        values = torch.where(self.border[edges.flatten()], -1.0, values)
         return Mesh(zero_crossings(self.positions(edges), values.view(-1, 2)), faces)

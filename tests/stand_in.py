@@ -10,7 +10,7 @@ a value that is read, a copy that is not asynchronous, an index or a mask whose 
 
 import inspect
 import linecache
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,14 @@ class StandIn(TorchDispatchMode):
         super().__init__()
         self.waits: list[str] = []
         self._generators: dict[int, torch.Generator] = {}  # the stand-in's own, which torch takes for the CPU's
-        self._make_tensor = torch.tensor
         fused = ["cpu", "meta"]
         self._patches = [
             mock.patch.object(torch, "Generator", _generators_of(self._generators)),
-            mock.patch.object(torch, "tensor", self._tensor),
+            # What torch makes of Python's numbers is on the device before any operation is seen.
+            *(mock.patch.object(torch, name, self._made(getattr(torch, name))) for name in ("tensor", "as_tensor")),
+            mock.patch.object(Tensor, "new_tensor", self._made_like(Tensor.new_tensor)),
+            mock.patch.object(Tensor, "__getitem__", self._indexed(Tensor.__getitem__)),
+            mock.patch.object(Tensor, "__setitem__", self._indexed(Tensor.__setitem__)),
             mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: fused),
         ]
 
@@ -100,10 +103,34 @@ class StandIn(TorchDispatchMode):
         assert mixed == {"meta"}, f"{func}: on {' and '.join(sorted(mixed))}"
         return func(*args, **kwargs)
 
-    def _tensor(self, data: Any, *more: Any, **named: Any) -> Tensor:
-        if torch.device(named.get("device") or "cpu").type == "meta":
-            self._note("values from the CPU")  # torch.tensor copies them, and waits until they are there
-        return self._make_tensor(data, *more, **named)
+    def _made(self, make: Callable) -> Callable:
+        """torch.tensor or as_tensor, which copy numbers to the device and wait until they are there."""
+
+        def made(data: Any, *more: Any, **named: Any) -> Tensor:
+            if not isinstance(data, Tensor) and torch.device(named.get("device") or "cpu").type == "meta":
+                self._note("values from the CPU")
+            return make(data, *more, **named)
+
+        return made
+
+    def _made_like(self, make: Callable) -> Callable:
+        def made(like: Tensor, data: Any, *more: Any, **named: Any) -> Tensor:
+            if torch.device(named.get("device") or like.device).type == "meta":
+                self._note("values from the CPU")
+            return make(like, data, *more, **named)
+
+        return made
+
+    def _indexed(self, access: Callable) -> Callable:
+        """Reading or writing by an index, of which torch copies a list to the device."""
+
+        def accessed(tensor: Tensor, index: Any, *value: Any) -> Any:
+            parts = index if isinstance(index, tuple) else (index,)
+            if tensor.is_meta and any(isinstance(part, list | range) for part in parts):
+                self._note("index on the CPU")
+            return access(tensor, index, *value)
+
+        return accessed
 
     def _draw(self, func, device: torch.device | None, kwargs: dict) -> dict:
         generator = kwargs.get("generator")

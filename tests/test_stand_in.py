@@ -38,6 +38,8 @@ def test_devices_do_not_mix(mixed):
         (lambda: torch.zeros(2).to("meta"), "copy from cpu to meta"),
         (lambda: on(2).copy_(torch.zeros(2)), "copy from cpu to meta"),
         (lambda: torch.tensor([1.0], device="meta"), "values from the CPU"),
+        (lambda: torch.as_tensor([1.0], device="meta"), "values from the CPU"),
+        (lambda: on(2).new_tensor(1.0), "values from the CPU"),
         (lambda: on(2).nonzero(), "nonzero"),
         (lambda: torch.unique(on(3)), "_unique2"),
         (lambda: torch.unique_consecutive(on(3), return_inverse=True), "unique_consecutive"),
@@ -45,6 +47,8 @@ def test_devices_do_not_mix(mixed):
         (lambda: torch.bincount(on(3, dtype=torch.long), minlength=2), "bincount"),
         (lambda: on(2)[on(2) > 0], "mask"),
         (lambda: on(2)[torch.tensor([1])], "index on the CPU"),
+        (lambda: on(2, 2)[:, [1, 0]], "index on the CPU"),
+        (lambda: on(2).__setitem__([1], 0.0), "index on the CPU"),
     ],
 )
 def test_a_wait_is_noted_with_its_line(wait, named):
