@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
 from rich.progress import ProgressColumn, Task, TextColumn
 from rich.text import Text
 from typing_extensions import override
@@ -126,7 +127,8 @@ class StepBar(RichProgressBar):
     """
 
     def __init__(self):
-        super().__init__(refresh_rate=10, leave=True)
+        colours = RichProgressBarTheme(progress_bar="cyan", progress_bar_finished="cyan")  # Lightning's are dark
+        super().__init__(refresh_rate=10, leave=True, theme=colours)
         self.here = place()
         self.run: Progress | None = None
         self.words: list[str] = []
