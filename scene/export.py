@@ -26,10 +26,9 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 from common.files import atomic_write
 from common.pixels import to_uint8
 from scene.mesh import MeshError
-from scene.mesh_files import Placement, placed, to_file_axes
+from scene.mesh_files import Placement, placed
+from scene.mesh_files import to_file_axes as to_file_axes
 from scene.texture import Atlas
-
-__all__ = ["About", "Placement", "generator", "to_file_axes", "write_glb", "write_obj", "write_ply"]
 
 VERTICES, INDICES = 34962, 34963  # what a glTF buffer holds, as OpenGL numbers it
 

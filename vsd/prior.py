@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from vsd import encoding
-from vsd.prior_files import TOYBOX, load_pipeline, toybox_folder
+from vsd.prior_files import TOYBOX as TOYBOX
+from vsd.prior_files import load_pipeline
+from vsd.prior_files import toybox_folder as toybox_folder
 from vsd.schedule import add_noise, eps_of_v
-
-__all__ = ["TOYBOX", "DiffusionPrior", "Text", "load_pipeline", "toybox_folder"]
 
 
 @dataclass
