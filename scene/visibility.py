@@ -97,6 +97,15 @@ def _start_warp() -> None:
         warp.init()
 
 
+@contextlib.contextmanager
+def _named_cache() -> Iterator[None]:
+    """Has an error of the disk name the folder in which warp keeps what it compiles."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or warp.config.kernel_cache_dir) from error
+
+
 class RayCaster:
     """Visibility by warp's ray queries, in float32 on the vertices' device, CPU or CUDA.
 
@@ -141,7 +150,7 @@ class RayCaster:
         face = torch.full((len(origins),), -1, dtype=torch.int32, device=self.device)
         distance = torch.full((len(origins),), torch.inf, device=self.device)
         if self._mesh is not None and len(origins):
-            with self._stream():
+            with self._stream(), _named_cache():
                 vectors = [v.detach().float().contiguous() for v in (origins, directions)]
                 warp.launch(
                     _cast,

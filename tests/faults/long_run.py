@@ -1,10 +1,10 @@
-"""Trains the smallest NeRF of the toybox for long, with validation and checkpoints: memory, open files and speed.
+"""Trains the smallest NeRF with a tiny untrained prior for long, with validation and checkpoints.
 
 python tests/faults/long_run.py [--steps 20000] [--minutes 0]
 
-Prints a line now and then and a summary. Ends with 1 where the resident memory has grown by more than 1 % or files were
-left open between the first tenth of the run, in which caches fill, and its end, or where the last tenth took half as
-long again as the second.
+Prints memory, open files and speed now and then, and a summary. Ends with 1 where the resident memory has grown by more
+than 1 % or files were left open between the first tenth of the run, in which caches fill, and its end, or where the
+last tenth took half as long again as the second.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lightning_modules")]
 
+from small_prior import TARGETS, save_small_prior  # noqa: E402
 from small_runs import UNSEEN, fit  # noqa: E402
 
 PAGE = os.sysconf("SC_PAGE_SIZE") / 2**20  # MiB
@@ -70,8 +71,11 @@ def main() -> None:
     record = ["--trainer.callbacks+=long_run.Record", f"--trainer.callbacks.every={every}"]
     record += [f"--trainer.callbacks.minutes={options.minutes}"]
     with tempfile.TemporaryDirectory() as folder:
+        save_small_prior(Path(folder) / "prior")
+        prior = [f"--trainer.callbacks.model={folder}/prior", TARGETS]
+        record = ["--model.particles=1", "--trainer.log_every_n_steps=50", *record]
         rest = [f"--trainer.val_check_interval={every}", f"--checkpoint.every={every}", UNSEEN]
-        fit(*record, *rest, f"--trainer.default_root_dir={folder}/run", steps=options.steps)
+        fit(*prior, *record, *rest, f"--trainer.default_root_dir={folder}/run", steps=options.steps)
     points = Record.points
     settled, last = points[max(1, len(points) // 10)], points[-1]
     rates, tenth = speeds(points), max(1, len(points) // 10)

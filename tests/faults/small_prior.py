@@ -10,14 +10,14 @@ TARGETS = "--trainer.callbacks.score.targets=[to_q, conv1]"  # of phi
 
 
 def save_small_prior(folder: Path) -> None:
-    """Writes an untrained pipeline of Stable Diffusion's kind, with one block on each side of its UNet."""
+    """Writes an untrained pipeline of Stable Diffusion's kind, with attention in the middle of its UNet alone."""
     pipeline = untrained_stable_diffusion(TINY)
     channels = TINY.unet[:1]
     pipeline.unet = UNet2DConditionModel(
         sample_size=TINY.latents,
         block_out_channels=channels,
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
         layers_per_block=1,
         norm_num_groups=TINY.groups,
         attention_head_dim=TINY.heads[:1],

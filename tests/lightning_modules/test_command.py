@@ -143,6 +143,14 @@ def test_a_signal_after_training_is_answered_at_once_with_the_command_that_resum
     assert signal.getsignal(signal.SIGINT) == before and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_while_training_ends_is_answered_before_the_turntable(whole, elsewhere, capsys, monkeypatch):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    monkeypatch.setattr(NerfStage, "on_train_end", lambda _: signal.raise_signal(signal.SIGTERM))
+    line = f"vsd: terminated; resume: vsd fit --config run/{CONFIG} --ckpt_path last"
+    assert ended(capsys, resume, folder, "--trainer.max_steps=9") == (143, line)
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 9
+
+
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(whole, elsewhere, capsys, monkeypatch):
     folder = shutil.copytree(whole, elsewhere / "run")
     before = (folder / LAST).read_bytes()

@@ -8,7 +8,7 @@ from small_disk import read_only, resize, small_disk
 from small_runs import GEOMETRY, NERF, SMALL, TEXTURE, UNSEEN, assert_same_end, resume
 
 from common.files import is_intact
-from lightning_modules import dream
+from lightning_modules import dream, export
 from lightning_modules.cli import main
 from lightning_modules.geometry import GeometryStage
 from lightning_modules.run.folder import LAST
@@ -24,7 +24,9 @@ def ended(capsys, command, *args):
     """The exit code and the one line of a command."""
     with pytest.raises(SystemExit) as end:
         command([*args])
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("vsd: ", "dream: "))]
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith(("vsd", "dream: "))
+    ]
     return end.value.code, line
 
 
@@ -136,3 +138,10 @@ def test_a_disk_that_fills_up_at_the_export_of_meshes_leaves_no_half_file_and_th
         assert files[0] == [] and files[1] and ".obj" not in files[1], "the OBJ, which names the others, comes last"
         resume(run, UNSEEN)
         assert len(list(run.glob("mesh-particle*"))) == 8
+
+
+def test_vsd_export_to_a_full_disk_leaves_no_half_file(geometry, elsewhere, capsys):
+    with small_disk(elsewhere / "disk", 16) as disk:
+        code, line = ended(capsys, export.main, str(geometry), "--out", str(disk), "--format", "ply")
+        assert code == 2 and "disk/mesh-particle0.ply: cannot be written (No space left on device)" in line
+        assert not list(disk.iterdir())

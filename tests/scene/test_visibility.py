@@ -1,10 +1,13 @@
 """What rays and pixels see of a mesh: warp against brute force, and what becomes of bad meshes."""
 
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+import warp
 from rough_meshes import cameras, look, rough_torus
 
 from scene.cameras import pixel_rays
@@ -60,3 +63,15 @@ def test_warp_says_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
+
+
+def test_a_full_disk_under_warps_cache_is_named(monkeypatch):
+    def launch(*_, **__):  # as warp does where it cannot write what it compiles
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    mesh = rough_torus()
+    caster = RayCaster(mesh.vertices, mesh.faces)
+    monkeypatch.setattr("scene.visibility.warp.launch", launch)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        caster.visible_faces(*look(cameras(1)), 4)
+    assert caught.value.filename == warp.config.kernel_cache_dir
