@@ -102,7 +102,10 @@ def all_parts(folder: Path, gpus: int) -> list[Part]:
     """
     python = sys.executable
     model = folder / "stable-diffusion"
-    guidance = [python, "-m", "benchmarks.guidance_step", "--size", "sd21", "--dtype", "bfloat16", "--device", "cuda"]
+    half = ["--dtype", "bfloat16", "--device", "cuda"]
+    guidance, one_call = (
+        [python, "-m", f"benchmarks.{name}", "--size", "sd21", *half] for name in ("guidance_step", "one_call")
+    )
     parts = [
         Part("kernels", [python, "-c", KERNELS], 300),
         Part("GPU tests", [python, "-m", "pytest", "-q", "-m", "gpu", str(ROOT / "tests")], 300, shown=True),
@@ -113,6 +116,7 @@ def all_parts(folder: Path, gpus: int) -> list[Part]:
             shown=True,
         ),
         Part("guidance, time", [*guidance, "--repeats", "5"], 240, shown=True),
+        Part("guidance, one call", [*one_call, "--batch", "1", "4", "--repeats", "5"], 120, shown=True),
     ]
     for device in ("cuda", "cpu"):
         for stage in STAGES:
@@ -120,6 +124,8 @@ def all_parts(folder: Path, gpus: int) -> list[Part]:
             options = [f"--trainer.accelerator={'gpu' if device == 'cuda' else device}", "--trainer.max_steps=40"]
             parts.append(Part(name, stage_command(stage, "toybox", folder, name, *options), 150))
     parts.append(Part("weights", [python, "-m", "benchmarks.untrained_sd", str(model), "--size", "sd21"], 120))
+    compiled = [python, "-m", "benchmarks.compile_check", "--model", str(model), *half]
+    parts.append(Part("guidance, compiled", compiled, 300, shown=True))
     savings = [f"--trainer.callbacks.savings.{switch}=true" for switch in ("checkpointing", "channels_last")]
     for stage, more in [*((stage, []) for stage in STAGES), ("nerf", savings)]:
         name = f"Stable Diffusion {stage}, 512 px, bfloat16{', savings' if more else ''}"

@@ -1,8 +1,8 @@
 """What a memory layout and a dtype cost on a CPU: python -m benchmarks.layouts [--threads 1].
 
 Steps of the toybox: training its UNet and its autoencoder, forward and backward, under autocast as their configurations
-do, and a step of the guidance on four views. Each is timed contiguous and channels last, in float32 and bfloat16, all
-forms in turn. Torch's group norm for channels last, unlike its convolutions, has no vectorised form in bfloat16 there.
+do, and a step of the guidance on four views. Each is timed contiguous and channels last, in float32 and bfloat16, in
+turn.
 """
 
 import argparse

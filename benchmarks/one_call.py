@@ -20,6 +20,7 @@ from vsd.prior import DiffusionPrior, Text
 from vsd.score_network import ADAPTER, ScoreNetwork
 
 BASE = "__base__"  # peft's name for no adapter
+PROMPTS = ["a red car, front view", "", "a red car"]
 
 
 class Forwards:
@@ -37,7 +38,7 @@ class Forwards:
         self.x_t = torch.randn(batch, *prior.latent_shape, generator=draws).to(prior.device)
         self.cameras = torch.randn(batch, 4, 4, generator=draws).to(prior.device)
         self.t = torch.full((batch,), prior.steps // 2, device=prior.device)
-        texts = embed(prior, ["a red car, front view", "", "a red car"])
+        texts = embed(prior, PROMPTS)
         self.texts = [texts[index : index + 1].repeat(batch) for index in range(3)]
         self.names = [BASE] * 2 * batch + [ADAPTER] * batch
 

@@ -33,7 +33,7 @@ def compile_unets(prior: DiffusionPrior, phi: NoisePredictor | None, text: Text,
     t = torch.full((1,), prior.steps // 2, device=prior.device)
 
     def guided() -> Tensor:
-        return prior.predict(x_t, t, text).square().mean()
+        return prior.raw(x_t, t, text).square().mean()  # of v, eps would add a part that the network has not made
 
     compiled = [(prior, _checked(prior, {"x_t": x_t}, guided))]
     if phi is not None:

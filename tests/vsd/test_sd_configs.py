@@ -65,6 +65,16 @@ def test_the_mesh_stages_have_the_papers_settings(capsys):
     assert (stage["lr"], stage["guided"], stage["losses"]["consistency"]) == (0.005, "normal", 5000)
 
 
+def test_what_loses_nothing_is_on_and_the_rest_is_not(capsys):
+    nerf, *meshes = (parsed(capsys, file) for file in ("nerf.yaml", "geometry.yaml", "texture.yaml"))
+    assert nerf["model"]["init_args"]["field"]["chunk"] == 65536
+    for config in (nerf, *meshes):
+        (guidance,) = guidances(config)
+        assert guidance["dtype"] == "bfloat16" and guidance["savings"] is None
+        score = guidance["score"] or {"model": None, "shared_forward": False}
+        assert score["model"] is None and not score["shared_forward"]
+
+
 def test_the_2d_stage_compares_sds_with_vsd(capsys):
     config = parsed(capsys, "image.yaml")
     sds, vsd = guidances(config)
