@@ -77,7 +77,9 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
     parser.add_argument("--resume", type=a_path, metavar="FOLDER", help="resume the run in this folder")
     parser.add_argument("--view", action="store_true", help="show the particles on a page while they train")
     parser.add_argument("--quiet", action="store_true", help="tell no progress")
-    options = parser.parse_args(args)
+    options, unknown = parser.parse_known_args(args)
+    if unknown:
+        raise InputError(about_unknown(options.prompt, unknown))
     if options.view:
         require_viser()
     others = ("out", "resume", "log", "view", "quiet")
@@ -102,6 +104,18 @@ def parse(args: list[str] | None) -> tuple[Wish, RunFolder, argparse.Namespace]:
         if value != getattr(wish, key):
             raise InputError(f"{key}: {options.resume} was started with {getattr(wish, key)!r}; leave it out")
     return wish, RunFolder(options.resume, None, "--resume"), options
+
+
+def about_unknown(prompt: str | None, unknown: list[str]) -> str:
+    """What is to be said of arguments that the command does not have.
+
+    Args:
+        prompt: What was taken for the prompt.
+        unknown: The arguments, at least one.
+    """
+    if unknown[0].startswith("-"):
+        return f"{unknown[0].split('=')[0]}: no option of dream; options of vsd fit follow --: -- {' '.join(unknown)}"
+    return f'unrecognized arguments: {" ".join(unknown)}; quote the prompt: "{" ".join([prompt or "", *unknown])}"'
 
 
 def absolute_configs(overrides: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import NERF, ROOT, SMALL
 
+from lightning_modules import dream
 from lightning_modules.cli import main
 from lightning_modules.run import hardware
 from toybox import prior
@@ -33,6 +34,21 @@ def test_no_command(capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vsd: ") and "fit" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["a", "red", "mushroom"], 'quote the prompt: "a red mushroom"'),
+        (["a red mushroom", "--trainer.max_steps", "4"], "follow --: -- --trainer.max_steps 4"),
+    ],
+)
+def test_a_prompt_without_quotes_and_an_option_before_the_dashes(elsewhere, capsys, arguments, fix):
+    with pytest.raises(SystemExit) as ended:
+        dream.main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("dream: ") and line.endswith(fix)
+    assert not list(elsewhere.iterdir())
 
 
 def copy(folder):
