@@ -138,8 +138,10 @@ def test_channels_last_is_the_same_up_to_rounding():
     prior = plain(channels_last=True)
     assert prior.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert prior.vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    for a, b in zip(gradients(prior), gradients(plain()), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item())
+    expected = gradients(plain())
+    floor = 1e-3 * max(b.abs().max().item() for b in expected)  # far below it a gradient is rounding alone
+    for a, b in zip(gradients(prior), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * max(b.abs().max().item(), floor))
 
 
 def guidance(folder, **savings):
