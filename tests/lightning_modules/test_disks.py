@@ -24,9 +24,7 @@ def ended(capsys, command, *args):
     """The exit code and the one line of a command."""
     with pytest.raises(SystemExit) as end:
         command([*args])
-    (line,) = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith(("vsd", "dream: "))
-    ]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("vsd", "dream: "))]
     return end.value.code, line
 
 
