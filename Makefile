@@ -20,7 +20,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
-# Some 1800 broken command lines and configurations, generated from the options of every command. 20 minutes or so.
+# Some 1800 broken command lines and configurations, generated from the options of every command. 20 minutes or so of a
+# free core.
 bad-input: $(READY)
 	$(BIN)/python tests/faults/bad_input.py
 
@@ -30,7 +31,8 @@ faults: $(READY) bad-input
 	for run in nerf image geometry texture two dream; do \
 		$(BIN)/python tests/faults/kills.py --run $$run --count $(FAULTS) || exit 1; done
 
-# Memory, open files and speed over LONG steps of the smallest NeRF; an hour or two for the 20000 of the default.
+# Memory, open files and speed over LONG steps of the smallest NeRF; half an hour of a free core for the 20000 of
+# the default.
 LONG ?= 20000
 long-run: $(READY)
 	$(BIN)/python tests/faults/long_run.py --steps $(LONG)

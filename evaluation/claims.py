@@ -104,7 +104,10 @@ def chosen_of(options: argparse.Namespace) -> dict:
     chosen = {name: getattr(options, name) for name in ("prompts", "kinds", "scales", "particles")}
     chosen = {name: tuple(values) for name, values in chosen.items() if values}
     for prompt in chosen.get("prompts", ()):
-        parse_prompt(prompt)
+        try:
+            parse_prompt(prompt)
+        except InputError as error:
+            raise InputError(f"--prompts: {error}") from error
     methods = {"2d": claims_2d.KINDS, "3d": tuple(KINDS)}
     for part in methods.keys() & set(options.only):
         for kind in chosen.get("kinds", ()):

@@ -312,6 +312,8 @@ PLACES = ["", "a\0b", LONG, "file/inside", "/proc/nowhere/inside", "/dev/null/in
 PROMPTS = ["", " ", DUCK, LONG, "../../a red car", "${nowhere}", "a red", "a red car a blue duck", "-"]
 TEXTS: dict[str, list[str]] = {  # by the destination of an argument of text
     "prompt": PROMPTS,
+    "prompts": PROMPTS,
+    "kinds": ["", "best", DUCK, LONG],
     "preset": ["", "best", DUCK, "../toybox", LONG],
     "config": ["", "nowhere.yaml", "file", "binary", LONG, "a\0b"],
     "prior": ["nowhere/at/all", "file", "a\0b", LONG],

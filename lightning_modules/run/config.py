@@ -133,7 +133,7 @@ def set_wandb_id(config: Namespace, folder: Path) -> None:
     ids = [part["init_args"].get("id") for part in _as_list(before) if _is_wandb(part["class_path"])]
     for arguments in unnamed:
         # The letter, which no number has: 1e345678 would be read back from config.yaml as one.
-        arguments.id = next(filter(None, ids), "r" + secrets.token_hex(4))
+        arguments.id = next(filter(None, ids), "r" + secrets.token_hex(4)[1:])
 
 
 def hide_places() -> None:

@@ -179,3 +179,14 @@ class Heartbeats(pl.Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._over.set()
+
+
+def moved(trainer: pl.Trainer) -> None:
+    """Tells the heartbeats that the main thread goes on, where it makes no step.
+
+    Args:
+        trainer: That trains.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, Heartbeats):
+            callback.moves += 1

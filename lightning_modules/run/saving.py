@@ -100,6 +100,7 @@ class LastCheckpoint(Checkpoint):
             raise InputError(f"checkpoint.every: {every}; at least 1 is needed")
         self.every = every
         self.saved = -1
+        self.asked = False  # to stop, while validation goes on
         self.files = CheckpointFiles()
 
     @override
@@ -138,6 +139,17 @@ class LastCheckpoint(Checkpoint):
     @override
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         require_folder(trainer.lightning_module.run_folder)
+
+    @override
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Lightning would end the validation here, which a run that resumes from the step's checkpoint does not repeat.
+        if trainer.state.fn == TrainerFn.FITTING and trainer.received_sigterm:
+            self.asked, trainer._signal_connector.received_sigterm = True, False
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.asked:
+            self.asked, trainer._signal_connector.received_sigterm = False, True
 
     @override
     def on_test_start(self, trainer: pl.Trainer, *_: Any) -> None:

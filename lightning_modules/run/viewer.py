@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from common.checks import require_range
 from common.pixels import to_uint8
+from lightning_modules.run.heartbeat import moved
 from lightning_modules.run.live_panel import Panel, cameras_of, show
 from lightning_modules.run.pictures import finished, save_picture, turntable_frame
 from lightning_modules.run.place import place
@@ -86,6 +87,7 @@ class Viewer(pl.Callback):
         """
         begun = None  # of a pause
         while True:
+            moved(trainer)  # a pause is no stall
             asked = None if self.panel is None else (self.panel.scales, self.panel.paused)
             scales, paused = trainer.strategy.broadcast(asked)
             self.set_scales(scales, trainer)

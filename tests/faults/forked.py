@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lightning_modules.run.parent import die_with_parent
+
 
 class Forked:
     """A process forked from this one, with what these suites use of subprocess.Popen.
@@ -35,6 +37,7 @@ class Forked:
     def _run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):  # as a new program has them
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        die_with_parent(os.getppid())
         if self.log is not None:
             os.setsid()
             target = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -52,15 +55,19 @@ class Forked:
         return self.process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for its end.
+        """Waits for its end; the exit code.
 
         Args:
             timeout: Seconds, after which the process is killed.
+
+        Raises:
+            TimeoutError: It did not end in time.
         """
         self.process.join(timeout)
         if self.process.exitcode is None:
             os.kill(self.pid, signal.SIGKILL)
             self.process.join()
+            raise TimeoutError
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:

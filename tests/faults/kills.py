@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--run", choices=[*RUNS, "dream"], default="nerf", help="which run (default: nerf)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals (default: 0)")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a forked process has none of the threads of this one, and would wait for them
     wrong, begun, sys.argv = Counter(), time.monotonic(), ["vsd"]
     os.environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +234,10 @@ def main() -> None:
         seconds = left_alone(options.run, place)
         for case in range(options.first, options.first + options.count):
             run, draws = place / f"case{case}", random.Random(f"{options.seed} {case}")
-            problem, where = fault(options.run, run, place, seconds, draws)
+            try:
+                problem, where = fault(options.run, run, place, seconds, draws)
+            except (TimeoutError, subprocess.TimeoutExpired):
+                problem, where = "hangs", "somewhere"
             print(f"{options.run} {case} {where}: {problem or 'as if left alone'}", flush=True)
             if problem:
                 wrong[problem] += 1

@@ -99,6 +99,26 @@ def test_a_stopped_run_saves_the_step_it_is_in_and_says_how_to_resume(whole, mon
     assert_same_end(whole, Path(words[2]).parent)
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "validation_step"])
+def test_a_signal_waits_for_the_validation_of_its_step_which_the_resumed_run_does_not_repeat(
+    elsewhere, monkeypatch, hook
+):
+    inner, sent = getattr(NerfStage, hook), []
+
+    def hit(stage, *more):
+        if stage.global_step == (1 if hook == "on_train_batch_start" else 2) and not sent:
+            sent.append(signal.raise_signal(signal.SIGTERM))
+        return inner(stage, *more)
+
+    monkeypatch.setattr(NerfStage, hook, hit)
+    options = "--data.validation_frames=2", "--trainer.val_check_interval=2", f"--trainer.default_root_dir={elsewhere}"
+    with pytest.raises(SystemExit) as end:
+        fit(*options, steps=4)
+    assert sent and end.value.code == 143 and torch.load(elsewhere / LAST, weights_only=True)["global_step"] == 2
+    with Image.open(elsewhere / "validation" / "particle0-step000002.png") as strip:
+        assert strip.height == 2 * 16, "both frames"
+
+
 def ended(capsys, function, *arguments, **more):
     """Exit code and error line of a command that ends with one."""
     with pytest.raises(SystemExit) as end:

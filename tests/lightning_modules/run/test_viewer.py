@@ -14,6 +14,7 @@ from common.errors import InputError
 from lightning_modules import cli
 from lightning_modules.run import viewer as module
 from lightning_modules.run.folder import DREAM, LAST
+from lightning_modules.run.heartbeat import Heartbeats
 from lightning_modules.run.pictures import finished, save_video, turntable_frame
 from lightning_modules.run.viewer import Viewer
 
@@ -131,6 +132,15 @@ def test_ranks_agree_now_and_then_on_what_the_first_one_is_asked_for(stage, pane
     stage.trainer.strategy.broadcast = lambda asked: calls.append(stage.trainer.global_step) or asked
     step(viewer, stage, 25)
     assert calls == [10, 20]
+
+
+def test_a_pause_of_several_ranks_is_no_stall(stage, panels):
+    stage.trainer.is_global_zero, beats, moves = False, Heartbeats(), []
+    stage.trainer.callbacks = [*stage.trainer.callbacks, beats]
+    viewer = viewing(stage)
+    stage.trainer.strategy.broadcast = lambda asked: ({}, moves.append(beats.moves) or len(moves) < 4)
+    step(viewer, stage)
+    assert moves == [1, 2, 3, 4]
 
 
 def test_another_rank_opens_no_page_and_takes_what_it_is_told(stage, panels):
