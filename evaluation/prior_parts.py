@@ -15,7 +15,7 @@ from evaluation.prior_samples import COUNT, prior_samples
 from evaluation.runs import DISTANCE, FOVY
 from evaluation.truth_distance import VIEWS
 from toybox.world.objects import COLOURS, OBJECTS, chosen_objects
-from vsd.prior import TOYBOX
+from vsd.prior import TOYBOX, load_pipeline
 
 GOAL = 0.9  # of the truth's recall
 
@@ -51,6 +51,7 @@ def main(args: list[str] | None = None) -> None:
     with one_line("prior_parts"):
         options = parser.parse_args(args)
         names = chosen_objects(options.objects)
+        load_pipeline(options.prior, key="--prior")  # before minutes are spent on a judge
         print(f"{'object':<12}{'samples':>9}{'truth':>9}{'ratio':>9}   goal {GOAL}")
         for name in names:
             of_samples, of_truth = recalls(name, colour, options.prior)

@@ -90,7 +90,7 @@ def test_the_opacity_holds_a_surface_that_has_shrunk(whole, elsewhere):
 
     def error():
         mesh = stage.extract(0)
-        return stage.penalty(0, mesh, stage.render(0, batch, mesh), batch)
+        return stage.losses.penalty(mesh, stage.render(0, batch, mesh).coverage, stage.opacity(0, batch))
 
     fitting = error().item()  # the outline is sharp, the NeRF's opacity is not
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_vertex_consistency_is_the_mean_over_edges(whole, elsewhere):
     for face in mesh.faces.tolist():
         for i, j in zip(face, face[1:] + face[:1], strict=True):
             terms[min(i, j), max(i, j)] = 1 - torch.dot(normals[i], normals[j]).item()
-    found = command.model.penalty(0, mesh, None, None)
+    found = command.model.losses.penalty(mesh, None, None)
     assert found.item() == pytest.approx(3 * sum(terms.values()) / len(terms), rel=1e-3)
 
 
