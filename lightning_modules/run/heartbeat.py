@@ -119,11 +119,10 @@ class Heartbeats(pl.Callback):
         return f"{self.moves} {'waits' if frame is not None else 'works'}"
 
     def _beat(self, over: threading.Event) -> None:
-        number = 0
         while not over.wait(BEAT):
-            number += 1
             try:
-                self.store.set(str(self.rank), f"{number} {self._place()}")  # which waits until the first rank answers
+                number = self.store.add(f"beats of {self.rank}", 1)  # waits for the first rank's answer, as set does not
+                self.store.set(str(self.rank), f"{number} {self._place()}")
             except (RuntimeError, dist.DistError):
                 if not over.wait(LATE):
                     self._end("rank 0 ended")
