@@ -121,7 +121,7 @@ class Heartbeats(pl.Callback):
     def _beat(self, over: threading.Event) -> None:
         while not over.wait(BEAT):
             try:
-                number = self.store.add(f"beats of {self.rank}", 1)  # waits for the first rank's answer, as set does not
+                number = self.store.add(f"beats of {self.rank}", 1)  # waits for the first rank's answer, unlike set
                 self.store.set(str(self.rank), f"{number} {self._place()}")
             except (RuntimeError, dist.DistError):
                 if not over.wait(LATE):
