@@ -76,15 +76,19 @@ def paired(rows: list[dict], column: str, larger: bool, more: str = "") -> list[
     return lines
 
 
-def best_scale(rows: list[dict], kind: str) -> float:
-    """The scale at which a method comes closest to the prior's samples, by the mean of its runs.
+def best_setting(rows: list[dict], name: str) -> tuple[str, float] | None:
+    """The kind and scale of a method that come closest to the prior's samples, by the mean of their runs.
 
     Args:
-        rows: Of runs, at least one of the method.
-        kind: The method.
+        rows: Of runs.
+        name: The method, with whatever its kinds have after a comma; None is returned where it has no run.
     """
-    scales = {row["scale"] for row in rows if row["kind"] == kind}
-    return min(scales, key=lambda scale: mean(r["kid_prior"] for r in rows if (r["kind"], r["scale"]) == (kind, scale)))
+
+    def distance(setting: tuple[str, float]) -> float:
+        return mean(row["kid_prior"] for row in rows if (row["kind"], row["scale"]) == setting)
+
+    settings = {(row["kind"], row["scale"]) for row in rows if row["kind"].split(",")[0] == name}
+    return min(sorted(settings), key=distance, default=None)
 
 
 def paired_at_best(rows: list[dict]) -> list[str]:
@@ -98,20 +102,16 @@ def paired_at_best(rows: list[dict]) -> list[str]:
     Returns:
         One line per tested figure; none without runs of both.
     """
-    methods = []
-    for name in ("vsd", "sds"):
-        kinds = {row["kind"] for row in rows if row["kind"].split(",")[0] == name}
-        each = [(kind, best_scale(rows, kind)) for kind in sorted(kinds)]
-        if not each:
-            return []
-        methods.append(min(each, key=lambda one: mean(r["kid_prior"] for r in rows if (r["kind"], r["scale"]) == one)))
+    best = {name: best_setting(rows, name) for name in ("vsd", "sds")}
+    if None in best.values():
+        return []
     chosen = [
         row | {"kind": name, "scale": 0.0}
-        for name, one in zip(("vsd", "sds"), methods, strict=True)
+        for name, setting in best.items()
         for row in rows
-        if (row["kind"], row["scale"]) == one
+        if (row["kind"], row["scale"]) == setting
     ]
-    words = " against ".join(f"{kind}, scale {scale:g}" for kind, scale in methods)
+    words = " against ".join(f"{kind}, scale {scale:g}" for kind, scale in best.values())
     lines = ["", f"Each method at its own best setting by KID ({words}; sign test):", ""]
     lines += ["| figure | | VSD better | p |", "|---|---|---|---|"]
     for column in TESTED:
