@@ -1,7 +1,7 @@
 """torch.compile that is trusted only after its gradients have been compared with the plain network's.
 
-A compiled backward can be wrong while its output is right: torch 2.13's leaves the inner blocks of a UNet without a
-gradient on a CPU, and the loss still falls.
+A compiled backward can be wrong while its output is right: where torch 2.13's inductor puts convolutions into channels
+last by itself, the inner blocks of a UNet get gradients of almost zero in bfloat16 on a CPU, and the loss still falls.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from common.errors import InputError
 
 TOLERANCE = 0.1  # relative; in bfloat16 fused attention alone changes gradients by 0.02 to 0.03
-FLOOR = 1e-2  # of the largest gradient's norm: far below it a gradient is rounding alone
+# On a GPU nothing is lost: its networks are in channels last before they are compiled.
+OPTIONS = {"layout_optimization": False}
+FLOOR = 5e-2  # of the largest gradient's norm: far below it a gradient is rounding alone, above all in bfloat16
 
 
 def compile_checked(
@@ -33,7 +35,7 @@ def compile_checked(
         InputError: The loss without a graph, or a gradient, differs, or nothing can be compiled here. The message names
             the key and the parameter.
     """
-    compiled = torch.compile(network)
+    compiled = torch.compile(network, options=OPTIONS)
     try:
         with torch.no_grad():  # which has a compiled form of its own
             values = {"loss": loss(network).float()}, {"loss": loss(compiled).float()}

@@ -83,9 +83,13 @@ class ToyboxPart(pl.LightningModule):
             if name not in self.parts:
                 part.requires_grad_(False).eval()
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of all parameters, at the learning rate `lr`."""
+        return torch.optim.AdamW(self.parameters(), self.lr, betas=(0.9, 0.99), foreach=True)
+
     @override
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(self.parameters(), self.lr, betas=(0.9, 0.99), foreach=True)
+        optimizer = self.optimizer()
         total = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warm_hold_decay(step, total, self.warmup, self.decay)

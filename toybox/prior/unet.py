@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from common.compiled import compile_checked
 from toybox.prior.latents import encode, load_latents
+from toybox.prior.muon import Muon, split
 from toybox.prior.part import ToyboxPart
 from toybox.prior.stable_targets import Pools, posterior_mean, v_of_mean
 
@@ -26,7 +27,7 @@ class ToyboxUnet(ToyboxPart):
 
     Args:
         folder: Of the pipeline, as `save_pretrained` writes it, with a trained autoencoder.
-        lr: Learning rate of AdamW.
+        lr: Learning rate of Muon, and of AdamW for what Muon does not take (see `muon`).
         t_power: p at the first step, above 0.
         late_t_power: p at the last step, above 0.
         references: R, pictures of the same caption in a stable target; 0 for plain targets.
@@ -43,7 +44,7 @@ class ToyboxUnet(ToyboxPart):
     def __init__(
         self,
         folder: str = "runs/prior",
-        lr: float = 8e-4,
+        lr: float = 2e-3,
         t_power: float = 0.6,
         late_t_power: float = 1.3,
         references: int = 127,
@@ -67,6 +68,10 @@ class ToyboxUnet(ToyboxPart):
             self.pipeline.text_encoder.set_attn_implementation("eager")
             # Group norms of channels last take ten times as long there, more than the convolutions gain.
             self.network.to(memory_format=torch.contiguous_format)
+
+    @override
+    def optimizer(self) -> torch.optim.Optimizer:
+        return Muon(*split(self.trained), self.lr)
 
     @override
     def on_fit_start(self) -> None:
@@ -107,7 +112,7 @@ class ToyboxUnet(ToyboxPart):
         Returns:
             (B,) means over the values of a latent.
         """
-        predicted = (unet or self.network)(noisy, t, text).sample  # in the layout of the weights
+        predicted = (self.network if unet is None else unet)(noisy, t, text).sample  # in the layout of the weights
         return (predicted.float() - target).square().mean((1, 2, 3))
 
     def power(self) -> float:
