@@ -1,7 +1,7 @@
 """An optimizer that turns the steps of weight matrices towards orthogonal ones.
 
-The gradient of a matrix is mostly of a few directions; Muon gives all of them about the same step. The toybox's UNet learns
-more by it from the same pictures than with AdamW (benchmarks/RESULTS.md).
+The gradient of a matrix is mostly of a few directions; Muon gives all of them about the same step. The toybox's UNet
+learns more by it from the same pictures than with AdamW (benchmarks/RESULTS.md).
 
 Source: Jordan et al. 2024, Muon; the step's size is Liu et al. 2025's, which equals AdamW's in the mean, so that both
 take the same learning rate. torch.optim.Muon takes matrices alone, and no convolutions.
