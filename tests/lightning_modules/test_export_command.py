@@ -83,14 +83,14 @@ def test_a_mesh_is_decimated_to_a_budget(dreamt, elsewhere, capsys):
 
 @FEWER
 def test_the_mesh_of_a_nerf_has_a_budget_of_its_own(dreamt, elsewhere, capsys, monkeypatch):
-    monkeypatch.setattr("lightning_modules.export.FACES", 60)
-    options = "--format", "ply", "--resolution", 16
-    for stage, most in (("nerf", 60), ("geometry", 10**9)):
+    monkeypatch.setattr("lightning_modules.export.FACES", 200)
+    options = "--format", "ply", "--resolution", 24
+    for stage, most in (("nerf", 200), ("geometry", 10**9)):
         (file, _) = exported(capsys, dreamt / stage, *options, "--out", stage)
-        assert 30 < len(trimesh.load(file).faces) <= most
-    assert len(trimesh.load(file).faces) > 60
-    (file, _) = exported(capsys, dreamt / "nerf", *options, "--faces", 90, "--out", "more")
-    assert 60 < len(trimesh.load(file).faces) <= 90
+        assert 100 < len(trimesh.load(file).faces) <= most
+    assert len(trimesh.load(file).faces) > 200
+    (file, _) = exported(capsys, dreamt / "nerf", *options, "--faces", 300, "--out", "more")
+    assert 200 < len(trimesh.load(file).faces) <= 300
 
 
 @FEWER
