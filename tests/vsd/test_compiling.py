@@ -42,7 +42,7 @@ def parts():
 def compiled(monkeypatch, parts, wrong="", with_phi=True):
     prior, phi, text = parts
     forms = []
-    monkeypatch.setattr(torch, "compile", lambda unet: forms.append(Form(unet, phi, wrong)) or forms[-1])
+    monkeypatch.setattr(torch, "compile", lambda unet, **options: forms.append(Form(unet, phi, wrong)) or forms[-1])
     compile_unets(prior, phi if with_phi else None, text, text)
     return forms
 
@@ -77,7 +77,7 @@ def test_without_phi_the_prior_alone_is_compiled(monkeypatch, parts):
 
 
 def test_where_nothing_can_be_compiled_one_line_says_so(monkeypatch, parts):
-    def fails(unet):
+    def fails(unet, **options):
         def form(*_, **__):
             raise RuntimeError("no compiler\nis here")
 
