@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 
 TOLERANCE = 0.1  # relative; in bfloat16 fused attention alone changes gradients by 0.02 to 0.03
-# On a GPU nothing is lost: its networks are in channels last before they are compiled.
+# Whoever wants channels last says so before (guidance.savings, the prior's training on a GPU).
 OPTIONS = {"layout_optimization": False}
 FLOOR = 5e-2  # of the largest gradient's norm: far below it a gradient is rounding alone, above all in bfloat16
 

@@ -16,12 +16,13 @@ from typing_extensions import override
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic, steepest at 0
 ITERATIONS = 5
-EDGES = (nn.Embedding,)  # a row is a word's own
 RMS = 0.2  # of AdamW's steps
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrices, roughly: all singular values lie between 0.6 and 1.3, however small they were.
+    """The nearest orthogonal matrices, roughly.
+
+    Singular values of a thirtieth of the largest and more come to lie between 0.6 and 1.3.
 
     Args:
         matrices: (B, M, N), in any dtype.
@@ -62,11 +63,9 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
     ):
-        groups = [
-            {"params": list(matrices), "momentum": momentum},
-            {"params": list(others), "momentum": None},
-        ]
+        groups = [{"params": list(matrices)}, {"params": list(others)}]
         super().__init__(groups, lr, betas, weight_decay=weight_decay, foreach=True)
+        self.momentum = momentum
 
     @override
     @torch.no_grad()
@@ -75,11 +74,9 @@ class Muon(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        matrices = [p for group in self.param_groups if group["momentum"] is not None for p in group["params"]]
+        matrices = self.param_groups[0]["params"]
         gradients = [p.grad for p in matrices]
-        for group in self.param_groups:
-            if group["momentum"] is not None:
-                self._step_matrices(group)
+        self._step_matrices(self.param_groups[0])
         for p in matrices:
             p.grad = None  # AdamW's step passes those over
         super().step()
@@ -88,7 +85,7 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _step_matrices(self, group: dict) -> None:
-        momentum, lr = group["momentum"], group["lr"]
+        momentum, lr = self.momentum, group["lr"]
         alike = defaultdict(list)  # of one shape, for one product each
         for p in group["params"]:
             if p.grad is not None:
@@ -113,7 +110,8 @@ def split(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     Args:
         network: With the first and last layer called conv_in and conv_out, if it is a UNet.
     """
-    edges = {id(p) for module in network.modules() if isinstance(module, EDGES) for p in module.parameters()}
+    # A row of an embedding is a word's own.
+    edges = {id(p) for module in network.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     matrices, others = [], []
     for name, p in network.named_parameters():
         inner = p.dim() > 1 and id(p) not in edges and not {"conv_in", "conv_out"} & set(name.split("."))

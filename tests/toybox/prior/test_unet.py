@@ -51,7 +51,7 @@ def test_a_compiled_unet_without_inner_gradients_is_refused(untrained_prior, cac
 class Compiled(torch.nn.Module):
     """Like torch.compile's result, which has the methods of every container and passes them on."""
 
-    def __init__(self, network, **options):
+    def __init__(self, network):
         super().__init__()
         self.network, self.calls = network, 0
 
