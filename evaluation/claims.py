@@ -7,8 +7,9 @@ too much, and whether phi's health (see `vsd.health`) foretells the quality. swi
 learning rate of phi that its health sets, change of the quality. particles: more of them in 2D. preset: the toybox's
 NeRF preset on prompts that it was not tuned on. cameras: a phi that is told less of them in 3D, and cameras that are
 wrong. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with equal steps and in equal
-time. Runs are kept in FOLDER/runs; a command that was stopped continues, and what is there is not run again. Each part
-writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
+time. Runs are kept in FOLDER/runs, those of each prior in a folder of their own; a command that was stopped continues,
+and what is there is not run again. Each part writes a CSV file of all runs, a table with intervals (Markdown), and
+pictures (PNG).
 """
 
 import argparse
@@ -31,7 +32,9 @@ from evaluation import (
 )
 from evaluation.claims_report import write_report
 from evaluation.particles_3d import KINDS
+from evaluation.prior_samples import fingerprint
 from toybox.world.captions import parse_prompt
+from vsd.prior import TOYBOX, load_pipeline
 
 PARTS = ("2d", "phi", "switches", "particles", "preset", "cameras", "3d")
 
@@ -58,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
         flat, solid = (claims_2d.QUICK, claims_3d.QUICK) if options.quick else (claims_2d.FULL, claims_3d.FULL)
         chosen = chosen_of(options)
         flat, solid = replace(flat, **chosen), replace(solid, **chosen)
-        folder = options.out / "runs"
+        folder = options.out / "runs" / fingerprint(load_pipeline(TOYBOX))  # another prior makes other runs
         if "2d" in options.only:
             measured = claims_2d.measure(flat, folder)
             write_rows(measured[0], options.out / "2d.csv")

@@ -74,6 +74,19 @@ def test_the_command_line_chooses_runs_in_the_place_of_the_plan(tmp_path, blind_
     assert [[row[name] for name in figures] for row in rows] == [["a red car, front left view", "sds", "2.0", "3", "0"]]
 
 
+def test_another_prior_makes_runs_of_its_own(tmp_path, monkeypatch, blind_judges):
+    chosen = ["--kinds", "sds", "--scales", "2", "--particles", "3", "--seeds", "1", "--prompts", "a red car"]
+    command = ["--quick", "--only", "2d", "--out", str(tmp_path), *chosen]
+    claims.main(command)
+    run, ran = claims_2d.distil, []
+    monkeypatch.setattr(claims_2d, "distil", lambda setting, own: ran.append(setting.kind) or run(setting, own=own))
+    claims.main(command)
+    assert ran == []
+    monkeypatch.setattr(claims, "fingerprint", lambda pipeline: "another")
+    claims.main(command)
+    assert ran == ["sds"]
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -190,7 +203,8 @@ def test_the_3d_report_measures_runs_with_equal_steps_and_in_equal_time(
     )
     assert (tmp_path / "3d-particles.png").stat().st_size > 1000
     monkeypatch.setattr("evaluation.particles_3d.run", lambda _: pytest.fail("it was run before"))
-    again = claims_3d.measure(replace(tiny_3d, equal_time=False), tmp_path / "runs")[0]
+    (of_prior,) = (tmp_path / "runs").iterdir()
+    again = claims_3d.measure(replace(tiny_3d, equal_time=False), of_prior)[0]
     assert [row["kind"] for row in again] == ["prior", "sds", "vsd"]
 
 
