@@ -234,7 +234,8 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.set_xscale("log")
         axis.set_xlabel("guidance scale")
         axis.set_title(FIGURES[column][0])
-    axes[0].legend()
+    # Few particles have no KID, so that the first axis can be empty.
+    max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0])).legend()
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)

@@ -75,7 +75,7 @@ def test_the_command_line_chooses_runs_in_the_place_of_the_plan(tmp_path, blind_
 
 
 def test_another_prior_makes_runs_of_its_own(tmp_path, monkeypatch, blind_judges):
-    chosen = ["--kinds", "sds", "--scales", "2", "--particles", "3", "--seeds", "1", "--prompts", "a red car"]
+    chosen = ["--kinds", "sds", "--scales", "2", "--particles", "2", "--seeds", "1", "--prompts", "a red car"]
     command = ["--quick", "--only", "2d", "--out", str(tmp_path), *chosen]
     claims.main(command)
     run, ran = claims_2d.distil, []
