@@ -4,12 +4,12 @@
 
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
 too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
-learning rate of phi that its health sets, change of the quality. particles: more of them in 2D. preset: the toybox's
-NeRF preset on prompts that it was not tuned on. cameras: a phi that is told less of them in 3D, and cameras that are
-wrong. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with equal steps and in equal
-time. Runs are kept in FOLDER/runs, those of each prior in a folder of their own; a command that was stopped continues,
-and what is there is not run again. Each part writes a CSV file of all runs, a table with intervals (Markdown), and
-pictures (PNG).
+learning rate of phi that its health sets, change of the quality. particles: more of them in 2D. preset, best: the NeRF
+of the presets toybox and toybox-best on prompts that they were not tuned on. cameras: a phi that is told less of them
+in 3D, and cameras that are wrong. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with
+equal steps and in equal time. Runs are kept in FOLDER/runs, those of each prior in a folder of their own; a command
+that was stopped continues, and what is there is not run again. Each part writes a CSV file of all runs, a table with
+intervals (Markdown), and pictures (PNG).
 """
 
 import argparse
@@ -36,7 +36,7 @@ from evaluation.prior_samples import fingerprint
 from toybox.world.captions import parse_prompt
 from vsd.prior import TOYBOX, load_pipeline
 
-PARTS = ("2d", "phi", "switches", "particles", "preset", "cameras", "3d")
+PARTS = ("2d", "phi", "switches", "particles", "preset", "best", "cameras", "3d")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -85,10 +85,10 @@ def main(args: list[str] | None = None) -> None:
             measured = claims_cameras.measure(claims_cameras.settings(options.quick, options.seeds), folder)
             write_rows(measured[0], options.out / "cameras.csv")
             claims_cameras.write_report(measured, options.out)
-        if "preset" in options.only:
-            measured = claims_preset.measure(claims_preset.settings(options.quick, options.seeds), folder)
-            write_rows(measured[0], options.out / "preset.csv")
-            claims_preset.write_report(measured, options.out)
+        for part in [part for part in claims_preset.PRESETS if part in options.only]:
+            measured = claims_preset.measure(claims_preset.settings(part, options.quick, options.seeds), folder)
+            write_rows(measured[0], options.out / f"{part}.csv")
+            claims_preset.write_report(part, measured, options.out)
         if "3d" in options.only:
             measured = claims_3d.measure(solid, folder)
             write_rows(measured[0], options.out / "3d.csv")

@@ -1,6 +1,6 @@
 """Particles as NeRFs, the experiment of the claims in 3D: the toybox's NeRF stage with another guidance.
 
-Only the guidance, or what is said of the cameras, differs from the preset (`configs/toybox/nerf.yaml`). Every particle
+Only the guidance, or what is said of the cameras, differs from a preset (`configs/toybox/nerf.yaml`). Every particle
 makes the same number of steps whatever their number, and all particles of a run share one phi.
 """
 
@@ -53,6 +53,7 @@ class Setting3D:
         seed: Of everything random.
         steps: Of each particle; the preset's schedules are squeezed or stretched to them.
         variant: A key of VARIANTS, what is changed of the cameras; "" for nothing.
+        preset: Of the NeRF stage, from which all else is taken.
     """
 
     prompt: str
@@ -62,13 +63,16 @@ class Setting3D:
     seed: int = 0
     steps: int = 900
     variant: str = ""
+    preset: str = "toybox"
 
     @property
     def key(self) -> str:
         """A name for files: the values, joined."""
-        values = [str(value) for value in asdict(self).values()]
-        named = values if self.variant else values[:-1]
-        return "3d-" + "-".join(value.replace(" ", "_") for value in named)
+        values = asdict(self)
+        for name, usual in (("preset", "toybox"), ("variant", "")):  # not in the names of runs from before they were
+            if values[name] == usual:
+                del values[name]
+        return "3d-" + "-".join(str(value).replace(" ", "_") for value in values.values())
 
 
 def options_of(setting: Setting3D, folder: Path) -> list[str]:
@@ -78,7 +82,7 @@ def options_of(setting: Setting3D, folder: Path) -> list[str]:
         setting: The run.
         folder: Of the run.
     """
-    config = config_of("toybox", "nerf")
+    config = config_of(setting.preset, "nerf")
     return [
         *("fit", "--config", str(config), "--prompt", setting.prompt, "--seed_everything", str(setting.seed)),
         *(f"--trainer.default_root_dir={folder}", f"--model.particles={setting.particles}"),

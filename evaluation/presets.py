@@ -1,12 +1,14 @@
 """The README's table of the toybox configurations: python -m evaluation.presets [--write README.md].
 
-Runs every stage of the toybox in a process of its own and measures time, peak memory and quality of the result (see
-`evaluation.measures`). A stage whose row is in the folder is not run again. `--write FILE` replaces the lines between
-`<!-- presets -->` and `<!-- /presets -->` in a file. Options that this command does not know go to every `vsd fit`.
+Runs every stage of the toybox's presets in a process of its own and measures time, peak memory and quality of the
+result (see `evaluation.measures`). A stage whose row is in the folder is not run again; another prompt, seed, prior or
+option makes another folder below `--out`. `--write FILE` replaces the lines between `<!-- presets -->` and `<!--
+/presets -->` in a file. Options that this command does not know go to every `vsd fit`.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -24,13 +26,15 @@ from common.command_line import OneLineArguments, a_path, one_line, require_plac
 from common.errors import InputError
 from common.files import atomic_write
 from evaluation.measures import Yardstick, load_judges
+from evaluation.prior_samples import fingerprint
 from evaluation.runs import load_result
 from lightning_modules.dream import handed_on
 from lightning_modules.wish import STAGES
 from toybox.world.captions import parse_prompt
+from vsd.prior import TOYBOX, load_pipeline
 
 BEGIN, END = "<!-- presets -->", "<!-- /presets -->"
-CONFIGS = ("image", *STAGES)
+CONFIGS = ("toybox/image", *(f"{preset}/{stage}" for preset in ("toybox", "toybox-best") for stage in STAGES))
 KIB = 1 if platform.system() == "Darwin" else 1024  # bytes of a unit of ru_maxrss
 
 
@@ -76,26 +80,40 @@ def measured_process(command: list[str]) -> tuple[float, float]:
     return (time.monotonic() - start) / 60, usage.ru_maxrss * KIB / 2**30
 
 
-def run_stage(stage: str, prompt: str, seed: int, folder: Path, overrides: list[str]) -> Row:
+def place_of(out: Path, prompt: str, seed: int, overrides: list[str]) -> Path:
+    """The folder below `out` of the runs with these options and the prior that is installed.
+
+    Args:
+        out: Of all runs.
+        prompt: Object and colour.
+        seed: Of everything random.
+        overrides: Options of `vsd fit`.
+    """
+    made_with = json.dumps([prompt, seed, overrides, fingerprint(load_pipeline(TOYBOX))])
+    return out / hashlib.sha256(made_with.encode()).hexdigest()[:8]
+
+
+def run_stage(name: str, prompt: str, seed: int, folder: Path, overrides: list[str]) -> Row:
     """Trains a stage of the toybox and measures it.
 
     Args:
-        stage: One of CONFIGS; a stage after the NeRF takes those before it from the folder.
+        name: One of CONFIGS; a stage after the NeRF takes those before it from the folder.
         prompt: Object and colour.
         seed: Of everything random.
-        folder: Holds a folder per stage.
+        folder: Holds a folder per preset and stage.
         overrides: Options of `vsd fit`.
 
     Returns:
         Its row, from the folder if it is there.
     """
+    folder, stage = folder / Path(name).parent, Path(name).name
     record = folder / stage / "row.json"
     if record.exists():
         try:
             return Row(**json.loads(record.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             tell_damaged(record, str(error))
-    config = f"configs/toybox/{stage}.yaml"
+    config = f"configs/{name}.yaml"
     command = [
         *(sys.executable, "-m", "lightning_modules.cli", "fit", "--config", config, "--prompt", prompt),
         *("--seed_everything", str(seed), f"--trainer.default_root_dir={folder / stage}"),
@@ -171,7 +189,8 @@ def main(args: list[str] | None = None) -> None:
         if options.write and not options.write.is_file():
             raise InputError(f"--write: {options.write} does not exist; name a file with the markers")
         parse_prompt(options.prompt)
-        rows = [run_stage(stage, options.prompt, options.seed, options.out, overrides) for stage in CONFIGS]
+        folder = place_of(options.out, options.prompt, options.seed, overrides)
+        rows = [run_stage(name, options.prompt, options.seed, folder, overrides) for name in CONFIGS]
         text = table(
             rows,
             f'"{options.prompt}", seed {options.seed}, {datetime.date.today()}, {torch.get_num_threads()} thread(s) of '

@@ -14,7 +14,13 @@ from lightning_modules.run.place import Place
 from lightning_modules.run.time_left import Part
 
 # Where in configs/ the stages' files are.
-PRESETS = {"toybox": "toybox/", "sd21": "", "paper": "paper/", "threestudio": "threestudio/"}
+PRESETS = {
+    "toybox": "toybox/",
+    "toybox-best": "toybox-best/",
+    "sd21": "",
+    "paper": "paper/",
+    "threestudio": "threestudio/",
+}
 STAGES = ("nerf", "geometry", "texture")  # in the order in which they run
 MESHES = {"toybox": "toybox/mesh", "sd21": "mesh", "threestudio": "threestudio/texture"}  # files for a given mesh
 LARGEST = 10_000  # particles

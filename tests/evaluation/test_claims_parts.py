@@ -53,14 +53,24 @@ def test_the_report_on_switches_has_a_row_per_switch(tmp_path, monkeypatch, caps
     assert len(set(pictures.values())) == 4, "each switch changes something"
 
 
-def test_the_presets_own_settings_are_what_is_measured():
-    preset = OmegaConf.load(config_of("toybox", "nerf"))
+@pytest.mark.parametrize("part", claims_preset.PRESETS)
+def test_the_presets_own_settings_are_what_is_measured(part, tmp_path):
+    setting = claims_preset.settings(part)[0]
+    preset = OmegaConf.load(config_of(setting.preset, "nerf"))
     guidance = preset.trainer.callbacks[0].init_args
-    setting = claims_preset.settings()[0]
     assert (setting.scale, setting.steps) == (guidance.scale, preset.trainer.max_steps)
     assert KINDS[setting.kind] == (f"kind={guidance.kind}", f"score.phi_mix={guidance.score.phi_mix}")
-    assert [run.seed for run in claims_preset.settings(seeds=2)] == 5 * [0] + 5 * [1]
-    assert not {"a yellow duck", "a white snowman", "a red house"} & {run.prompt for run in claims_preset.settings()}
+    assert str(config_of(setting.preset, "nerf")) in options_of(setting, tmp_path)
+    assert [run.seed for run in claims_preset.settings(part, seeds=2)] == 5 * [0] + 5 * [1]
+    prompts = {run.prompt for run in claims_preset.settings(part)}
+    assert not {"a yellow duck", "a white snowman", "a red house"} & prompts
+
+
+def test_runs_of_other_presets_and_variants_have_names_of_their_own():
+    base = Setting3D("a red car", "vsd", 3.0)
+    assert base.key == "3d-a_red_car-vsd-3.0-1-0-900", "as the runs that are kept"
+    others = [replace(base, variant="far"), replace(base, preset="toybox-best"), replace(base, seed=1)]
+    assert len({run.key for run in [base, *others]}) == 4
 
 
 def test_the_presets_report_has_the_spread_over_seeds(tmp_path, monkeypatch, capsys, blind_judges, drawn_samples):

@@ -16,13 +16,14 @@ def test_a_row_is_measured_and_kept_and_the_file_gets_the_table(tmp_path, monkey
     monkeypatch.setattr(
         presets, "load_judges", lambda _: Judges(PartsJudge(PartsNetwork().eval()), ViewClassifier().eval())
     )
-    monkeypatch.setattr(presets, "CONFIGS", ("image",))
+    monkeypatch.setattr(presets, "CONFIGS", ("toybox/image",))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{presets.BEGIN}\nold\n{presets.END}\nafter\n")
     short = ["--trainer.max_steps=2", "--model.particles=4"]
     command = ["--prompt", "a red car", "--out", str(tmp_path / "runs"), "--write", str(page), *short]
     presets.main(command)
-    row = json.loads((tmp_path / "runs" / "image" / "row.json").read_text())
+    (kept,) = (tmp_path / "runs").glob("*/toybox/image/row.json")
+    row = json.loads(kept.read_text())
     assert row["config"] == "configs/toybox/image.yaml" and 0.2 < row["gib"] < 8 and 0 < row["minutes"] < 5
     table = capsys.readouterr().out
     assert f"| `{row['config']}` | {row['minutes']:.1f} | {row['gib']:.1f} |" in table
@@ -30,6 +31,18 @@ def test_a_row_is_measured_and_kept_and_the_file_gets_the_table(tmp_path, monkey
     monkeypatch.setattr(presets, "measured_process", lambda _: pytest.fail("it was run before"))
     presets.main(command)
     assert page.read_text().count(presets.BEGIN) == 1
+
+
+def test_other_prompts_seeds_options_and_priors_are_other_runs(tmp_path, monkeypatch):
+    places = [
+        presets.place_of(tmp_path, prompt, seed, overrides)
+        for prompt in ("a red car", "a yellow duck")
+        for seed in (0, 1)
+        for overrides in ([], ["--trainer.max_steps=2"])
+    ]
+    monkeypatch.setattr(presets, "fingerprint", lambda pipeline: "another")
+    places.append(presets.place_of(tmp_path, "a red car", 0, []))
+    assert len(set(places)) == len(places) and all(place.parent == tmp_path for place in places)
 
 
 @pytest.mark.parametrize(
