@@ -1,6 +1,6 @@
 """What VSD is for, in figures: python -m evaluation.claims [--quick] [--only PART...] [--out FOLDER].
 
---prompts, --kinds, --scales, --particles and --seeds choose other runs of the parts 2d and 3d than their plans.
+--prompts, --kinds, --scales, --particles and --seeds choose other runs than the parts' plans.
 
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
 too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
@@ -50,7 +50,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     parser.add_argument("--out", type=a_path, default=Path("runs/claims"), help="folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many; one has no interval")
-    parser.add_argument("--prompts", nargs="+", help="objects with colours, of 2d and 3d")
+    parser.add_argument("--prompts", nargs="+", help="objects with colours, of 2d, preset, best and 3d")
     parser.add_argument("--kinds", nargs="+", help="methods of 2d and 3d, such as sds, vsd, 'vsd, decay'")
     parser.add_argument("--scales", nargs="+", type=float, help="of classifier-free guidance, of 2d and 3d")
     parser.add_argument("--particles", nargs="+", type=int, help="numbers of particles, of 2d, particles and 3d")
@@ -86,7 +86,9 @@ def main(args: list[str] | None = None) -> None:
             write_rows(measured[0], options.out / "cameras.csv")
             claims_cameras.write_report(measured, options.out)
         for part in [part for part in claims_preset.PRESETS if part in options.only]:
-            measured = claims_preset.measure(claims_preset.settings(part, options.quick, options.seeds), folder)
+            prompts = chosen.get("prompts", claims_preset.PROMPTS)
+            runs = claims_preset.settings(part, options.quick, options.seeds, prompts)
+            measured = claims_preset.measure(runs, folder)
             write_rows(measured[0], options.out / f"{part}.csv")
             claims_preset.write_report(part, measured, options.out)
         if "3d" in options.only:

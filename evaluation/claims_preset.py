@@ -5,7 +5,7 @@ from "a yellow duck"; "a white snowman" and "a red house" were looked at meanwhi
 objects.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -33,15 +33,18 @@ FIGURES = {  # column: heading, goal
 }
 
 
-def settings(part: str, quick: bool = False, seeds: int | None = None) -> list[Setting3D]:
+def settings(
+    part: str, quick: bool = False, seeds: int | None = None, prompts: Sequence[str] = PROMPTS
+) -> list[Setting3D]:
     """The runs, seeds last; the first prompt's with one seed if quick.
 
     Args:
         part: A key of PRESETS.
         quick: Whether few runs are enough.
         seeds: How many seeds; None for one if quick, else SEEDS.
+        prompts: Objects with colours.
     """
-    prompts, usual = (PROMPTS[:1], 1) if quick else (PROMPTS, SEEDS)
+    prompts, usual = (prompts[:1], 1) if quick else (prompts, SEEDS)
     return [Setting3D(prompt, seed=seed, **PRESETS[part]) for seed in range(seeds or usual) for prompt in prompts]
 
 

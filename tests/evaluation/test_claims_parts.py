@@ -62,6 +62,8 @@ def test_the_presets_own_settings_are_what_is_measured(part, tmp_path):
     assert KINDS[setting.kind] == (f"kind={guidance.kind}", f"score.phi_mix={guidance.score.phi_mix}")
     assert str(config_of(setting.preset, "nerf")) in options_of(setting, tmp_path)
     assert [run.seed for run in claims_preset.settings(part, seeds=2)] == 5 * [0] + 5 * [1]
+    few = claims_preset.settings(part, seeds=2, prompts=("a red car", "a blue duck"))
+    assert [run.prompt for run in few] == 2 * ["a red car", "a blue duck"]
     prompts = {run.prompt for run in claims_preset.settings(part)}
     assert not {"a yellow duck", "a white snowman", "a red house"} & prompts
 
