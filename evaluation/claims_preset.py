@@ -17,7 +17,7 @@ from evaluation.particles_3d import Setting3D, particles_3d
 
 PROMPTS = ("a red mushroom", "a blue chair", "a purple robot", "a pink ice cream", "a red car")
 SEEDS = 3
-PRESETS = {  # by the part of the claims: what the preset's file says, and its goals
+PRESETS = {  # by the part of the claims: what the preset's file says
     "preset": {"preset": "toybox", "kind": "vsd-0.75", "scale": 3.0, "particles": 1, "steps": 900},
     "best": {"preset": "toybox-best", "kind": "vsd-0.75", "scale": 3.0, "particles": 1, "steps": 1800},
 }

@@ -68,11 +68,9 @@ class Setting3D:
     @property
     def key(self) -> str:
         """A name for files: the values, joined."""
-        values = asdict(self)
-        for name, usual in (("preset", "toybox"), ("variant", "")):  # not in the names of runs from before they were
-            if values[name] == usual:
-                del values[name]
-        return "3d-" + "-".join(str(value).replace(" ", "_") for value in values.values())
+        added = ("variant", "preset")  # later than the first runs that are kept, whose names lack their defaults
+        values = [v for name, v in asdict(self).items() if name not in added or v != getattr(Setting3D, name)]
+        return "3d-" + "-".join(str(value).replace(" ", "_") for value in values)
 
 
 def options_of(setting: Setting3D, folder: Path) -> list[str]:

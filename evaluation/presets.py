@@ -2,8 +2,8 @@
 
 Runs every stage of the toybox's presets in a process of its own and measures time, peak memory and quality of the
 result (see `evaluation.measures`). A stage whose row is in the folder is not run again; another prompt, seed, prior or
-option makes another folder below `--out`. `--write FILE` replaces the lines between `<!-- presets -->` and `<!--
-/presets -->` in a file. Options that this command does not know go to every `vsd fit`.
+option makes another folder below `--out`. `--write FILE` replaces the lines between `<!-- presets -->` and
+`<!-- /presets -->` in a file. Options that this command does not know go to every `vsd fit`.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def measured_process(command: list[str]) -> tuple[float, float]:
     return (time.monotonic() - start) / 60, usage.ru_maxrss * KIB / 2**30
 
 
-def place_of(out: Path, prompt: str, seed: int, overrides: list[str]) -> Path:
+def folder_of(out: Path, prompt: str, seed: int, overrides: list[str]) -> Path:
     """The folder below `out` of the runs with these options and the prior that is installed.
 
     Args:
@@ -189,7 +189,7 @@ def main(args: list[str] | None = None) -> None:
         if options.write and not options.write.is_file():
             raise InputError(f"--write: {options.write} does not exist; name a file with the markers")
         parse_prompt(options.prompt)
-        folder = place_of(options.out, options.prompt, options.seed, overrides)
+        folder = folder_of(options.out, options.prompt, options.seed, overrides)
         rows = [run_stage(name, options.prompt, options.seed, folder, overrides) for name in CONFIGS]
         text = table(
             rows,

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.wish import PRESETS, STAGES
-
 ROOT = Path(__file__).parents[1]
 SMALL = [
     *("--data.eval_frames=2", "--data.validation_frames=1", "--data.eval_resolution=16"),
@@ -65,5 +63,4 @@ def test_dream_finds_its_presets(installed, tmp_path):
     program = "from lightning_modules.wish import PRESETS, STAGES, config_of; "
     program += "print(*(config_of(preset, stage) for preset in PRESETS for stage in STAGES), sep='\\n')"
     files = run(installed / "bin" / "python", "-c", program, cwd=tmp_path).splitlines()
-    assert len(files) == len(PRESETS) * len(STAGES)
-    assert all(Path(file).is_relative_to(installed) and Path(file).exists() for file in files)
+    assert len(files) == 15 and all(Path(file).is_relative_to(installed) and Path(file).exists() for file in files)
