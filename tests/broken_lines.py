@@ -313,13 +313,13 @@ PROMPTS = ["", " ", DUCK, LONG, "../../a red car", "${nowhere}", "a red", "a red
 TEXTS: dict[str, list[str]] = {  # by the destination of an argument of text
     "prompt": PROMPTS,
     "prompts": PROMPTS,
-    "kinds": ["", "best", DUCK, LONG],
-    "preset": ["", "best", DUCK, "../toybox", LONG],
+    "kinds": ["", "finest", DUCK, LONG],
+    "preset": ["", "finest", DUCK, "../toybox", LONG],
     "config": ["", "nowhere.yaml", "file", "binary", LONG, "a\0b"],
     "prior": ["nowhere/at/all", "file", "a\0b", LONG],
     "clip": ["nowhere/at/all", "file", "a\0b", LONG],
     "folder": ["", "file", "nowhere", "a\0b", LONG, "/dev/null"],
-    "objects": ["", "best", DUCK, LONG],
+    "objects": ["", "finest", DUCK, LONG],
     "browser": ["", "nowhere/at/all", "a\0b"],
     "write": ["", "nowhere", "a\0b", LONG, "file/inside", "."],
     "three": ["", "nowhere", "file", "a\0b", LONG],
@@ -387,7 +387,7 @@ def argument_words(action: argparse.Action) -> list[str]:
     if action.nargs == 0:
         return ["1"]  # a switch takes none
     if action.choices is not None:
-        return ["best", "", DUCK, "7"]
+        return ["finest", "", DUCK, "7"]
     if action.type in NUMBERS or (action.dest in ZERO | {"seed", "first_seed", "views", "scale"}):
         number: Callable = float if action.dest in ("minutes", "scale") else int
         return NUMBERS[number] + ["0"] * (action.dest in ZERO)
