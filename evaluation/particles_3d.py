@@ -4,6 +4,7 @@ Only the guidance, or what is said of the cameras, differs from a preset (`confi
 makes the same number of steps whatever their number, and all particles of a run share one phi.
 """
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,9 +68,9 @@ class Setting3D:
 
     @property
     def key(self) -> str:
-        """A name for files: the values, joined."""
-        added = ("variant", "preset")  # later than the first runs that are kept, whose names lack their defaults
-        values = [v for name, v in asdict(self).items() if name not in added or v != getattr(Setting3D, name)]
+        """A name: the values, joined."""
+        seldom = ("variant", "preset")  # of which the defaults are no part of the name
+        values = [v for name, v in asdict(self).items() if name not in seldom or v != getattr(Setting3D, name)]
         return "3d-" + "-".join(str(value).replace(" ", "_") for value in values)
 
 
@@ -90,6 +91,19 @@ def options_of(setting: Setting3D, folder: Path) -> list[str]:
         *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"),
         *("--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0", "--checkpoint.every=1000000"),
     ]
+
+
+def file_of(setting: Setting3D, folder: Path) -> Path:
+    """The file of a run: another text of the preset's file, method or variant makes another.
+
+    Args:
+        setting: The run.
+        folder: Of the files.
+    """
+    config = config_of(setting.preset, "nerf")
+    options = [option for option in options_of(setting, Path()) if option != str(config)]  # not its place
+    made_with = hashlib.sha256(repr((options, config.read_text(encoding="utf-8"))).encode()).hexdigest()[:6]
+    return folder / f"{setting.key}-{made_with}.safetensors"
 
 
 def particles_3d(setting: Setting3D, folder: Path) -> tuple[Pictures, dict[str, float]]:
@@ -114,7 +128,7 @@ def particles_3d(setting: Setting3D, folder: Path) -> tuple[Pictures, dict[str, 
         seen = look_at(command.model.eval(), look_cameras(VIEWS, DISTANCE, FOVY))
         return {"rgb": to_uint8(seen.rgb), "mask": seen.mask.to(torch.uint8)} | figures
 
-    tensors = cached(folder / f"{setting.key}.safetensors", make)
+    tensors = cached(file_of(setting, folder), make)
     rgb, mask = tensors.pop("rgb").float() / 255, tensors.pop("mask").bool()
     pictures = Pictures(rgb, mask, white(*rgb.shape[:2]))
     return pictures, {name: float(value) for name, value in tensors.items()}

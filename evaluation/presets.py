@@ -81,7 +81,7 @@ def measured_process(command: list[str]) -> tuple[float, float]:
 
 
 def folder_of(out: Path, prompt: str, seed: int, overrides: list[str]) -> Path:
-    """The folder below `out` of the runs with these options and the prior that is installed.
+    """The folder below `out` of the runs with these options, the files of CONFIGS and the prior as they are.
 
     Args:
         out: Of all runs.
@@ -89,7 +89,8 @@ def folder_of(out: Path, prompt: str, seed: int, overrides: list[str]) -> Path:
         seed: Of everything random.
         overrides: Options of `vsd fit`.
     """
-    made_with = json.dumps([prompt, seed, overrides, fingerprint(load_pipeline(TOYBOX))])
+    texts = [Path(f"configs/{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS]
+    made_with = json.dumps([prompt, seed, overrides, fingerprint(load_pipeline(TOYBOX)), texts])
     return out / hashlib.sha256(made_with.encode()).hexdigest()[:8]
 
 

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from evaluation import claims, claims_cameras, claims_particles, claims_phi, claims_preset, claims_switches
+from evaluation import (
+    claims,
+    claims_cameras,
+    claims_particles,
+    claims_phi,
+    claims_preset,
+    claims_switches,
+    particles_3d,
+)
 from evaluation.claims_phi import correlation
-from evaluation.particles_3d import KINDS, VARIANTS, Setting3D, options_of
+from evaluation.particles_3d import KINDS, VARIANTS, Setting3D, file_of, options_of
 from lightning_modules.wish import config_of
 
 
@@ -68,11 +76,22 @@ def test_the_presets_own_settings_are_what_is_measured(part, tmp_path):
     assert not {"a yellow duck", "a white snowman", "a red house"} & prompts
 
 
-def test_runs_of_other_presets_and_variants_have_names_of_their_own():
+def test_other_settings_methods_and_texts_of_a_preset_are_other_files(tmp_path, monkeypatch):
     base = Setting3D("a red car", "vsd", 3.0)
-    assert base.key == "3d-a_red_car-vsd-3.0-1-0-900", "as the runs that are kept"
+    assert base.key == "3d-a_red_car-vsd-3.0-1-0-900"
     others = [replace(base, variant="far"), replace(base, preset="toybox-best"), replace(base, seed=1)]
     assert len({run.key for run in [base, *others]}) == 4
+    first = file_of(base, tmp_path)
+    assert first.parent == tmp_path and first.name.startswith(base.key) and file_of(base, tmp_path) == first
+    changed = tmp_path / "nerf.yaml"
+    changed.write_bytes(config_of("toybox", "nerf").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(particles_3d, "config_of", lambda *_: changed)
+        assert file_of(base, tmp_path) == first, "the place of the preset is no part of the name"
+        changed.write_text(changed.read_text() + "# longer\n")
+        assert file_of(base, tmp_path) != first
+    monkeypatch.setitem(particles_3d.KINDS, "vsd", ("kind=vsd", "score.phi_mix=0.9"))
+    assert file_of(base, tmp_path) != first
 
 
 def test_the_presets_report_has_the_spread_over_seeds(tmp_path, monkeypatch, capsys, blind_judges, drawn_samples):

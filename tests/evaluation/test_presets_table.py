@@ -33,13 +33,15 @@ def test_a_row_is_measured_and_kept_and_the_file_gets_the_table(tmp_path, monkey
     assert page.read_text().count(presets.BEGIN) == 1
 
 
-def test_other_prompts_seeds_options_and_priors_are_other_runs(tmp_path, monkeypatch):
+def test_other_prompts_seeds_options_files_and_priors_are_other_runs(tmp_path, monkeypatch):
     places = [
         presets.folder_of(tmp_path, prompt, seed, overrides)
         for prompt in ("a red car", "a yellow duck")
         for seed in (0, 1)
         for overrides in ([], ["--trainer.max_steps=2"])
     ]
+    monkeypatch.setattr(presets, "CONFIGS", presets.CONFIGS[1:])  # as if a file had another text
+    places.append(presets.folder_of(tmp_path, "a red car", 0, []))
     monkeypatch.setattr(presets, "fingerprint", lambda pipeline: "another")
     places.append(presets.folder_of(tmp_path, "a red car", 0, []))
     assert len(set(places)) == len(places) and all(place.parent == tmp_path for place in places)
