@@ -195,13 +195,10 @@ class Command(LightningCLI):
     def _trainer(self, **more: Any) -> pl.Trainer:
         try:
             return super().instantiate_trainer(**more)
-        except (TypeError, ValueError, MisconfigurationException) as error:  # of an option that Lightning refuses
-            named = [
-                name
-                for name in vars(self.config_init[self.subcommand].trainer)
-                if re.search(f"`{name}[`=]", str(error))
-            ]
-            named += ["accelerator"] if "backend" in str(error) else []
+        except (ImportError, TypeError, ValueError, MisconfigurationException) as error:  # an option it cannot take
+            options = vars(self.config_init[self.subcommand].trainer)
+            named = [name for name in options if re.search(f"[`(]{name}[`=]", str(error))]
+            named += ["accelerator"] if "backend" in str(error) or options["accelerator"] == "tpu" else []
             raise InputError(f"{'.'.join(['trainer', *named[:1]])}: {error}") from error
 
     def fit(self, **arguments: Any) -> None:

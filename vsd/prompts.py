@@ -41,14 +41,15 @@ class Prompts:
     def __post_init__(self):
         if not self.prompt.strip():
             raise InputError("prompt: it is empty; say what to make, for example 'a red car'")
-        for name, text in (("prompt", self.prompt), ("negative", self.negative), *self.overrides.items()):
+        overrides = {f"guidance.overrides.{words}": text for words, text in self.overrides.items()}
+        for name, text in {"prompt": self.prompt, "guidance.negative": self.negative, **overrides}.items():
             if len(text) > LONGEST:
                 raise InputError(f"{name}: {len(text)} characters; at most {LONGEST} are taken")
         known = self.views.words if self.views else ()
         for words in self.overrides:
             if words not in known:
                 raise InputError(
-                    f"prompt.overrides: no view is called '{words}'; the views are {', '.join(known) or 'none'}"
+                    f"guidance.overrides: no view is called '{words}'; the views are {', '.join(known) or 'none'}"
                 )
 
     def of_views(self) -> list[str]:
