@@ -4,12 +4,12 @@
 
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
 too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
-learning rate of phi that its health sets, change of the quality. particles: more of them in 2D. preset, best: the NeRF
-of the presets toybox and toybox-best on prompts that they were not tuned on. cameras: a phi that is told less of them
-in 3D, and cameras that are wrong. 3d: SDS and VSD at several scales and numbers of particles, particles as NeRFs, with
-equal steps and in equal time. Runs are kept in FOLDER/runs, those of each prior in a folder of their own; a command
-that was stopped continues, and what is there is not run again. Each part writes a CSV file of all runs, a table with
-intervals (Markdown), and pictures (PNG).
+learning rate of phi that its health sets, change of the quality. particles: more of them in 2D. steps: fewer and more
+steps in 2D. preset, best: the NeRF of the presets toybox and toybox-best on prompts that they were not tuned on.
+cameras: a phi that is told less of them in 3D, and cameras that are wrong. 3d: SDS and VSD at several scales and
+numbers of particles, particles as NeRFs, with equal steps and in equal time. Runs are kept in FOLDER/runs, those of
+each prior in a folder of their own; a command that was stopped continues, and what is there is not run again. Each part
+writes a CSV file of all runs, a table with intervals (Markdown), and pictures (PNG).
 """
 
 import argparse
@@ -28,15 +28,23 @@ from evaluation import (
     claims_particles,
     claims_phi,
     claims_preset,
+    claims_steps,
     claims_switches,
 )
 from evaluation.claims_report import write_report
+from evaluation.particles_2d import Setting
 from evaluation.particles_3d import KINDS
 from evaluation.prior_samples import fingerprint
 from toybox.world.captions import parse_prompt
 from vsd.prior import TOYBOX, load_pipeline
 
-PARTS = ("2d", "phi", "switches", "particles", "preset", "best", "cameras", "3d")
+PARTS = ("2d", "phi", "switches", "particles", "steps", "preset", "best", "cameras", "3d")
+PARTS_2D = {  # which have rows and a report of their own
+    "phi": claims_phi,
+    "switches": claims_switches,
+    "particles": claims_particles,
+    "steps": claims_steps,
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -50,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     parser.add_argument("--out", type=a_path, default=Path("runs/claims"), help="folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many; one has no interval")
-    parser.add_argument("--prompts", nargs="+", help="objects with colours, of 2d, preset, best and 3d")
+    parser.add_argument("--prompts", nargs="+", help="objects with colours, of 2d, steps, preset, best and 3d")
     parser.add_argument("--kinds", nargs="+", help="methods of 2d and 3d, such as sds, vsd, 'vsd, decay'")
     parser.add_argument("--scales", nargs="+", type=float, help="of classifier-free guidance, of 2d and 3d")
     parser.add_argument("--particles", nargs="+", type=int, help="numbers of particles, of 2d, particles and 3d")
@@ -66,21 +74,11 @@ def main(args: list[str] | None = None) -> None:
             measured = claims_2d.measure(flat, folder)
             write_rows(measured[0], options.out / "2d.csv")
             write_report("2d", measured, options.out)
-        if "phi" in options.only:
-            rows = claims_2d.rows_of("phi", claims_phi.settings(options.quick), folder)
-            write_rows(rows, options.out / "phi.csv")
-            claims_phi.write_report(rows, options.out)
-        if "switches" in options.only:
-            runs = claims_switches.savings(options.seeds or claims_switches.SEEDS) + claims_switches.rates()
-            rows = claims_2d.rows_of("switches", runs[::6] if options.quick else runs, folder)
-            write_rows(rows, options.out / "switches.csv")
-            claims_switches.write_report(rows, options.out)
-        if "particles" in options.only:
-            numbers = chosen.get("particles", claims_particles.PARTICLES)
-            runs = claims_particles.settings(options.quick, options.seeds, numbers)
-            rows = claims_2d.rows_of("particles", runs, folder)
-            write_rows(rows, options.out / "particles.csv")
-            claims_particles.write_report(rows, options.out)
+        for part, module in PARTS_2D.items():
+            if part in options.only:
+                rows = claims_2d.rows_of(part, runs_of(part, options, chosen), folder)
+                write_rows(rows, options.out / f"{part}.csv")
+                module.write_report(rows, options.out)
         if "cameras" in options.only:
             measured = claims_cameras.measure(claims_cameras.settings(options.quick, options.seeds), folder)
             write_rows(measured[0], options.out / "cameras.csv")
@@ -95,6 +93,25 @@ def main(args: list[str] | None = None) -> None:
             measured = claims_3d.measure(solid, folder)
             write_rows(measured[0], options.out / "3d.csv")
             write_report("3d", measured, options.out)
+
+
+def runs_of(part: str, options: argparse.Namespace, chosen: dict) -> list[Setting]:
+    """The runs of a part whose particles are images.
+
+    Args:
+        part: A key of PARTS_2D.
+        options: Of the command line.
+        chosen: Of `chosen_of`.
+    """
+    if part == "phi":
+        return claims_phi.settings(options.quick)
+    if part == "switches":
+        runs = claims_switches.savings(options.seeds or claims_switches.SEEDS) + claims_switches.rates()
+        return runs[::6] if options.quick else runs
+    if part == "particles":
+        numbers = chosen.get("particles", claims_particles.PARTICLES)
+        return claims_particles.settings(options.quick, options.seeds, numbers)
+    return claims_steps.settings(options.quick, options.seeds, chosen.get("prompts", claims_steps.PROMPTS))
 
 
 def chosen_of(options: argparse.Namespace) -> dict:

@@ -12,6 +12,7 @@ from evaluation import (
     claims_particles,
     claims_phi,
     claims_preset,
+    claims_steps,
     claims_switches,
     particles_3d,
 )
@@ -121,6 +122,23 @@ def test_the_report_on_particles_has_a_row_per_number_and_the_cost_of_each(tmp_p
     seconds = sum(float(row["seconds"]) for row in rows if row["particles"] == "3") / 2
     (line,) = [line for line in report.splitlines() if line.startswith("| a yellow duck, front left view | 3 | 2 |")]
     assert float(line.split("|")[-2].split("±")[0]) == pytest.approx(seconds / 3, abs=1e-3)
+
+
+def test_the_report_on_steps_has_both_methods_at_their_best_setting(tmp_path, monkeypatch, capsys, blind_judges):
+    runs = claims_steps.settings()
+    assert len(runs) == 3 * 3 * 2 * 2 and {run.steps for run in runs} == {100, 300, 900}
+    assert {(run.kind, run.scale, run.decay) for run in runs} == {("vsd", 1.0, True), ("sds", 3.0, False)}
+    assert {run.prompt for run in claims_steps.settings(quick=True)} == {"a yellow duck, front left view"}
+    assert {run.seed for run in claims_steps.settings(prompts=("a red house",), seeds=2)} == {0, 1}
+    runs = [replace(run, particles=2, steps=1 + (run.steps > 100)) for run in runs[:4] + runs[8:12]]
+    monkeypatch.setattr(claims_steps, "settings", lambda *_: runs)
+    claims.main(["--only", "steps", "--out", str(tmp_path)])
+    report = (tmp_path / "steps.md").read_text()
+    assert report in capsys.readouterr().out and len(rows_of(tmp_path / "steps.csv")) == 8
+    lines = [line for line in report.splitlines() if line.startswith("| a yellow duck, front left view | ")]
+    assert [line.split("|")[2:4] for line in lines] == [
+        [f" {kind} ", f" {steps} "] for kind in ("sds", "vsd, decay") for steps in (1, 2)
+    ]
 
 
 def test_the_report_on_cameras_has_a_row_per_variant(tmp_path, monkeypatch, capsys, blind_judges, drawn_samples):

@@ -1,0 +1,47 @@
+"""More steps in 2D: whether VSD comes to the prior's samples when it is given longer (see `evaluation.claims`).
+
+VSD and SDS at the best 2D setting of each: VSD at scale 1 with a learning rate of the particles that falls to 0, SDS at
+scale 3 without.
+"""
+
+from itertools import product
+from pathlib import Path
+
+from evaluation.claims_2d import view_prompt
+from evaluation.claims_particles import FIGURES
+from evaluation.claims_report import grouped_table, write_text
+from evaluation.particles_2d import Setting
+
+PROMPTS = ("a yellow duck", "a red car")
+METHODS = {"vsd": {"scale": 1.0, "decay": True}, "sds": {"scale": 3.0}}
+STEPS, SEEDS = (100, 300, 900), 3
+
+
+def settings(quick: bool = False, seeds: int | None = None, prompts: tuple[str, ...] = PROMPTS) -> list[Setting]:
+    """The runs, the first seeds and few steps first.
+
+    Args:
+        quick: Whether one seed of the first prompt is enough.
+        seeds: How many seeds; None for one if quick, else SEEDS.
+        prompts: Objects with colours.
+    """
+    each = range(seeds or (1 if quick else SEEDS))
+    chosen = [view_prompt(prompt) for prompt in (prompts[:1] if quick else prompts)]
+    return [
+        Setting(prompt, kind, seed=seed, steps=steps, **METHODS[kind])
+        for seed, steps, prompt, kind in product(each, STEPS, chosen, METHODS)
+    ]
+
+
+def write_report(rows: list[dict], folder: Path) -> None:
+    """Writes steps.md, and prints it.
+
+    Args:
+        rows: Of all runs.
+        folder: Where to.
+    """
+    best = " and ".join(f"{kind} {options['scale']:g}" for kind, options in METHODS.items())
+    intro = f"{Setting.particles} particles, each method at its best scale ({best}), the steps of each particle."
+    columns = {"prompt": "prompt", "kind": "method", "steps": "steps"}
+    lines = grouped_table(rows, columns, {name: heading for name, heading in FIGURES.items() if name != "seconds_each"})
+    write_text(folder / "steps.md", [intro, "", *lines])
