@@ -39,7 +39,7 @@ def run(args: list[str] | None = None) -> Command:
     """
     silence()
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-        FirstRank.watch(os.getppid())
+        FirstRank.watch()
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     read_plainly()
     OneLineParser.given = sys.argv[1:] if args is None else list(args)

@@ -1,7 +1,8 @@
 """The 2D stage: particles are pictures, g(theta) = theta. The smallest experiment with a guidance.
 
 Every guidance among the trainer's callbacks gets particles of its own, so that one run compares, say, VSD with SDS at
-equal steps. At the end the run folder holds image.png: a row of particles a guidance, and one of ancestral samples.
+equal steps. At the end the run folder holds image.png: one row of particles per guidance, and one of ancestral samples
+of the first guidance's prior, all of its size.
 """
 
 from typing import Literal
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from common.checks import require_range
 from lightning_modules.stage import Stage
+from vsd.encoding import resized
 from vsd.views import View
 
 
@@ -109,7 +111,8 @@ class ImageStage(Stage):
         if not self.trainer.is_global_zero:
             return
         ancestral = self.guidances[0].sample(self.order.n, self.view(1), self.ancestral_scale)
-        rows = [*(self.images(i) for i in range(len(self.guidances))), ancestral]
+        size = self.guidances[0].image_size
+        rows = [*(resized(self.images(i), size) for i in range(len(self.guidances))), ancestral]
         grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
         self.keep_picture("image", grid.permute(1, 2, 0), "image.png")
 

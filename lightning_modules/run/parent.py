@@ -8,6 +8,7 @@ import threading
 import time
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
+FIRST_RANK = "VSD_FIRST_RANK"  # environment variable: process id of the first rank, which has started this one
 
 
 def die_with_parent(parent: int) -> None:
@@ -32,12 +33,10 @@ class FirstRank:
     resume = ""
 
     @classmethod
-    def watch(cls, parent: int) -> None:
-        """Has this rank end when its parent has, the second rank with a line; the others wait for the first in vain.
-
-        Args:
-            parent: Process id of the parent, which may have ended already.
-        """
+    def watch(cls) -> None:
+        """Has this rank end when its parent has, the second rank with a line; the others wait for the first in vain."""
+        # The first may have ended while this one was starting, which then has another parent from the beginning on.
+        parent = int(os.environ.get(FIRST_RANK, os.getppid()))
         threading.Thread(target=cls._end_with, args=(parent,), daemon=True).start()
 
     @classmethod

@@ -15,6 +15,7 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from typing_extensions import override
 
 from common.errors import InputError
+from lightning_modules.run.parent import FIRST_RANK
 
 POLL = 1.0  # seconds between looks at the processes
 LATE = 8.0  # seconds within which the end of a process is seen after its connections have broken
@@ -39,6 +40,7 @@ class RankLauncher(_SubprocessScriptLauncher):
 
     @override
     def _call_children_scripts(self) -> None:
+        os.environ[FIRST_RANK] = str(os.getpid())
         super()._call_children_scripts()
         self.ranks, self.procs = self.procs, []  # Lightning watches procs
         atexit.register(self.kill, signal.SIGKILL)  # so that none tells of the end of this one

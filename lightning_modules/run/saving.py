@@ -134,7 +134,12 @@ class LastCheckpoint(Checkpoint):
         self.files.flush()
         # Lightning raises this one between two steps; after any other, the state may be that of half a step.
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and single_rank(trainer):
+            # Which has counted the step; a run that resumes counts that of its checkpoint once more, and would log the
+            # rows that follow a step too late.
+            loop = trainer.fit_loop.epoch_loop
+            loop._batches_that_stepped -= 1
             self.save(trainer)
+            loop._batches_that_stepped += 1
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:

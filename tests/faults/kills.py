@@ -28,13 +28,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lightning_modules")]
 
 from forked import Forked  # noqa: E402
 from small_prior import TARGETS, save_small_prior  # noqa: E402
-from small_runs import GEOMETRY, NERF, SMALL, TEXTURE, TINY  # noqa: E402
+from small_runs import GEOMETRY, NERF, SMALL, TEXTURE, TINY, running_in  # noqa: E402
 
 from common.finite import named_tensors  # noqa: E402
 from lightning_modules import cli, dream  # noqa: E402
@@ -73,6 +74,12 @@ def cheap(place: Path) -> list[str]:
 def line_of(run: str, place: Path) -> list[str]:
     """The arguments of `vsd` that start a run."""
     config = Path(NERF).with_name(f"{'nerf' if run == 'two' else run}.yaml")
+    if run == "image":  # an option of `trainer.callbacks` is the last guidance's, and it has two
+        options = yaml.safe_load(config.read_text())
+        for guidance in options["trainer"]["callbacks"]:
+            guidance["init_args"]["model"] = str(place / PRIOR)
+        config = place / config.name
+        config.write_text(yaml.safe_dump(options))
     before = [f"--model.{name}={place / name}" for name in BEFORE.get(run, [])]
     return ["fit", "--config", str(config), *RUNS[run], *cheap(place), *before]
 
@@ -188,7 +195,9 @@ def difference(folder: Path, whole: Path) -> str | None:
             return f"other {what}: {sorted(ours.keys() ^ theirs.keys())[:5]}"
         same: Callable = torch.equal if what == "tensors" else lambda a, b: a == b
         if different := [name for name in ours if not same(ours[name], theirs[name])]:
-            return f"{len(different)} {what} differ, the first {different[0]}"
+            first = different[0]
+            odd = [row for a, b in ((ours, theirs), (theirs, ours)) for row in a[first] if row not in b[first]]
+            return f"{len(different)} {what} differ, the first {first}" + f": {odd}" * (what == "metrics")
     return None
 
 
@@ -203,6 +212,8 @@ def fault(run: str, folder: Path, place: Path, seconds: float, draws: random.Ran
     where = f"{signal.Signals(number).name} {where}, code {code}"
     if not over and run != "dream" and (steps := lost(folder)) > EVERY:
         return f"{steps} steps lost", where
+    if run == "two" and (left := running_in(folder, 60)):
+        return f"{len(left)} processes are left", where
     if start(run, folder, place).wait(timeout=600):
         return "the resume failed", where
     return difference(folder, place / run), where

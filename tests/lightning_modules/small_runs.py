@@ -1,7 +1,9 @@
 """Small runs of the NeRF stage through the command `vsd`, for tests."""
 
+import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -158,3 +160,18 @@ class Held(pl.Callback):
 
     def on_train_batch_end(self, trainer, *_):
         torch.save(self.steps, f"{self.folder}/held-rank{trainer.global_rank}.pt")
+
+
+def running_in(folder: Path, seconds: float = 10) -> list[str]:
+    """The processes whose arguments name a folder, awaited for some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                if str(folder) in (process / "cmdline").read_text():
+                    found.append(process.name)
+        if not found:
+            break
+        time.sleep(0.2)
+    return found

@@ -1,3 +1,4 @@
+import csv
 import errno
 import os
 import shutil
@@ -117,6 +118,10 @@ def test_a_signal_waits_for_the_validation_of_its_step_which_the_resumed_run_doe
     assert sent and end.value.code == 143 and torch.load(elsewhere / LAST, weights_only=True)["global_step"] == 2
     with Image.open(elsewhere / "validation" / "particle0-step000002.png") as strip:
         assert strip.height == 2 * 16, "both frames"
+    run(["fit", "--config", str(elsewhere / CONFIG), "--ckpt_path", "last", UNSEEN])
+    with open(elsewhere / "metrics.csv", newline="") as file:
+        trained = [int(row["step"]) for row in csv.DictReader(file) if row["train/guidance"]]
+    assert trained == [0, 1, 2, 3], "each step has its row, under its own number"
 
 
 def ended(capsys, function, *arguments, **more):

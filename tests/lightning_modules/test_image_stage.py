@@ -6,6 +6,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from benchmarks.untrained_sd import TINY, untrained_stable_diffusion
 from common.errors import InputError
 from lightning_modules.cli import main, silence
 from lightning_modules.image import ImageStage
@@ -50,6 +51,14 @@ def test_one_run_compares_guidances_and_writes_the_grid(untrained_prior, tmp_pat
     start.configure_model()
     for which in range(2):
         assert not torch.equal(stage.pictures[which][0], start.pictures[which][0]), "every guidance moves its particles"
+
+
+def test_guidances_with_priors_of_other_image_sizes_share_the_grid(untrained_prior, tmp_path):
+    untrained_stable_diffusion(TINY).save_pretrained(tmp_path / "small")
+    stage = ImageStage(particles=2, particles_per_step=2)
+    trainer(tmp_path, 1, [guidance(untrained_prior, "sds"), guidance(tmp_path / "small", "csd")]).fit(stage)
+    assert [one.image_size for one in stage.guidances] == [64, 32]
+    assert size_of(tmp_path / "image.png") == (2 * 64, 3 * 64)
 
 
 def test_a_model_of_the_hub_gives_the_picture_and_a_phi_for_its_plain_pipeline(untrained_prior, tmp_path, monkeypatch):

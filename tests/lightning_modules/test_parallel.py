@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import pytest
 import torch
-from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume
+from small_runs import NERF, PATHS, TINY, UNSEEN, at, resume, running_in
 
 from lightning_modules.cli import Command, main, run
 from lightning_modules.parallel import ParticleParallelStrategy
@@ -34,9 +34,7 @@ def fit_on(ranks: int, folder: Path, *more: str, config: str = NERF) -> list[dic
     command += ["--trainer.callbacks+=small_runs.Dump", f"--trainer.callbacks.step={STEPS - 1}"]
     command += [f"--trainer.callbacks.folder={folder}"]
     # One thread each: sums of several threads round differently.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-    environment |= PATHS | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command, env=own_environment(), capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
 
@@ -196,14 +194,21 @@ def test_another_strategy_is_refused(tmp_path, capsys, monkeypatch):
     assert "trainer.strategy: 'ddp_find_unused_parameters_true'" in capsys.readouterr().err
 
 
+def two_ranks(folder: Path) -> list[str]:
+    """The command of a small run on two ranks."""
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN]
+    command += ["--trainer.devices=2", "--trainer.max_steps=6", "--model.particles=2", "--trainer.limit_val_batches=0"]
+    return [*command, f"--trainer.default_root_dir={folder}"]
+
+
+def own_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | PATHS | {"OMP_NUM_THREADS": "1"}
+
+
 def run_on_two(folder: Path, *more: str, **environment: str) -> subprocess.CompletedProcess:
     """A small run on two ranks that gets a signal."""
-    command = [sys.executable, "-m", "lightning_modules.cli", "fit", "--config", NERF, *TINY, UNSEEN, *more]
-    command += ["--trainer.devices=2", "--trainer.max_steps=6", "--model.particles=2", "--trainer.limit_val_batches=0"]
-    own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | PATHS | environment
-    command += [f"--trainer.default_root_dir={folder}"]
-    own["OMP_NUM_THREADS"] = "1"
-    return subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
+    command = [*two_ranks(folder), *more]
+    return subprocess.run(command, env=own_environment() | environment, capture_output=True, text=True, timeout=300)
 
 
 def errors(ended: subprocess.CompletedProcess) -> list[str]:
@@ -252,16 +257,15 @@ def test_the_loss_of_the_first_rank_ends_the_other_which_names_it(tmp_path, numb
     assert not running_in(tmp_path)
 
 
-def running_in(folder: Path) -> list[str]:
-    """The processes whose arguments name a folder, awaited for some seconds."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # ended meanwhile
-                if str(folder) in (process / "cmdline").read_text():
-                    found.append(process.name)
-        if not found:
-            break
-        time.sleep(0.2)
-    return found
+def test_the_end_of_the_first_rank_while_the_other_starts_ends_that_too(tmp_path):
+    first = subprocess.Popen(two_ranks(tmp_path / "run"), env=own_environment(), stderr=subprocess.PIPE, text=True)
+    children, second = Path(f"/proc/{first.pid}/task/{first.pid}/children"), False
+    while not second:
+        assert first.poll() is None
+        for child in children.read_text().split():
+            with contextlib.suppress(OSError):
+                second |= "LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_text().split("\0")
+        time.sleep(0.02)
+    first.kill()  # before the other has looked for its parent
+    assert first.communicate(timeout=100)[1].endswith("vsd: rank 0 ended without a word\n")
+    assert not running_in(tmp_path)
