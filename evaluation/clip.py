@@ -73,9 +73,9 @@ class CLIPJudge:
         try:
             return cls(CLIPModel.from_pretrained(name), AutoTokenizer.from_pretrained(name))
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
+            shown, reason = (" ".join(words.split())[:160] for words in (name, str(error)))
             raise InputError(
-                f"--clip: {name} does not load ({reason}); name a folder or an id of a CLIP model"
+                f"--clip: {shown} does not load ({reason}); name a folder or an id of a CLIP model"
             ) from error
 
     @torch.no_grad()

@@ -389,7 +389,7 @@ def argument_words(action: argparse.Action) -> list[str]:
     if action.choices is not None:
         return ["finest", "", DUCK, "7"]
     if action.type in NUMBERS or (action.dest in ZERO | {"seed", "first_seed", "views", "scale"}):
-        number: Callable = float if action.dest in ("minutes", "scale") else int
+        number: Callable = float if action.type is float or action.dest in ("minutes", "scale") else int
         return NUMBERS[number] + ["0"] * (action.dest in ZERO)
     return TEXTS[action.dest]
 
