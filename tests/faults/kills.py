@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import yaml
@@ -119,7 +120,8 @@ def run_dream(asked: list[str], more: dict[str, list[str]]) -> None:
     def stage(command: list[str], env: dict[str, str], preexec_fn: Callable[[], None]) -> Forked:
         return Forked(partial(cli.main, command[3:]), environment=env, first=preexec_fn)
 
-    dream.subprocess.Popen = stage
+    # Not subprocess.Popen itself, with which a stage starts the program that writes its videos.
+    dream.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": stage})
     dream.main(asked, more)
 
 
