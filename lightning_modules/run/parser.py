@@ -30,7 +30,7 @@ class OneLineParser(LightningArgumentParser):
         key, words = fault_in(message)
         files = [value for name, value in zip(self.given, self.given[1:], strict=False) if name in ("-c", "--config")]
         if "arguments are required" in message and files and not (key and is_given(key, self.given)):
-            words += f" (not in {', '.join(files)}; is one of them cut short?)"
+            words += f" (not in {', '.join(files)} either; is one of them cut short?)"
         elif key and files and not is_given(key, self.given):
             words = f"{words[:300]} (in {', '.join(files)}; is one of them cut short?)"
         print(f"vsd: {key and key + ': '}{words}"[:500], file=sys.stderr)
@@ -91,7 +91,8 @@ def fault_in(message: str) -> tuple[str, str]:
             [*keys, unknown["a"] or unknown["b"]]
         ), "there is no such option; --help names those that there are"
     if keys and (missing := re.match(r"the following arguments are required: ([\w.]+)", first)):
-        return ".".join([*keys, missing[1]]), "it is needed, and not given"
+        key = ".".join([*keys, missing[1]])
+        return key, f"it is needed, and not given; add --{key}=..."
     if not keys:
         return "", " ".join(words)
     alternatives = [word for word in words if word.startswith("Expected")] or [first]

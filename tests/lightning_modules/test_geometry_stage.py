@@ -180,7 +180,7 @@ def test_an_empty_nerf_and_a_full_one_are_named(whole, elsewhere, capsys, by, na
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "the following arguments are required: nerf"),
+        ([], "model.nerf: it is needed, and not given; add --model.nerf=..."),
         (["--model.nerf=nowhere"], "model.nerf: {here}/nowhere does not exist"),
         (["--model.nerf={geometry}"], "model.nerf: {geometry}/checkpoints/last.ckpt is of the stage GeometryStage"),
         (["--model.nerf={whole}", "--model.particles=3"], "has 2 particles, model.particles is 3"),

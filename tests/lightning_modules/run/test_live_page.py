@@ -76,7 +76,10 @@ def test_the_page_itself_is_delivered_and_not_under_a_foreign_name(server):
 
 def test_it_listens_on_this_machine_alone_and_says_nothing(capsys):
     server = start(8350)
-    socket.create_connection(("127.0.0.1", server.get_port()), timeout=20).close()
+    with socket.create_connection(("127.0.0.1", server.get_port()), timeout=20) as own:
+        own.shutdown(socket.SHUT_WR)
+        while own.recv(1000):  # until the server has closed its end, which `stop` does not wait for
+            pass
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.2", server.get_port()), timeout=20)
     stop(server)

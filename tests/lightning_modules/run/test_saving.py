@@ -26,6 +26,7 @@ class Trainer(SimpleNamespace):
         state = SimpleNamespace(fn=TrainerFn.FITTING)
         module = SimpleNamespace(run_folder=folder)
         strategy = SimpleNamespace(barrier=lambda: None)
+        self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=1))
         super().__init__(**{**ours, "state": state, "lightning_module": module, "strategy": strategy, **more})
         self.global_step, self.written = 0, []
         (folder / LAST).parent.mkdir()
@@ -183,6 +184,7 @@ def test_only_a_stop_between_two_steps_is_saved(tmp_path, error, fn, written):
     trainer.global_step = 1
     callback.on_exception(trainer, None, error)
     assert callback.files.written == written
+    assert trainer.fit_loop.epoch_loop._batches_that_stepped == 1, "as Lightning has counted"
 
 
 def test_several_ranks_answer_no_signal_with_a_checkpoint(tmp_path):
