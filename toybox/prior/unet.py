@@ -12,6 +12,7 @@ from toybox.prior.latents import encode, load_latents
 from toybox.prior.muon import Muon, split
 from toybox.prior.part import ToyboxPart
 from toybox.prior.stable_targets import Pools, posterior_mean, v_of_mean
+from toybox.prior.text_margin import captions_by_view, margin_loss
 
 
 class ToyboxUnet(ToyboxPart):
@@ -33,6 +34,8 @@ class ToyboxUnet(ToyboxPart):
         references: R, pictures of the same caption in a stable target; 0 for plain targets.
         stable_from: First t with stable targets (see `stable_targets`), in 0 ... 1000. At lower t the picture is
             certain, and both targets are the same.
+        text_margin: Cosine of the pooled texts of different captions above which it costs (see `text_margin`), in
+            -1 ... 1; 1 for no such term.
         compile: Compile the UNet. Its gradients are compared with the plain UNet's on the first batch.
         warmup: Steps in which the learning rate rises to `lr`.
         decay: Steps in which it falls to 0 at the end.
@@ -49,6 +52,7 @@ class ToyboxUnet(ToyboxPart):
         late_t_power: float = 1.3,
         references: int = 127,
         stable_from: int = 600,
+        text_margin: float = 0.5,
         compile: bool = False,
         warmup: int = 100,
         decay: int = 500,
@@ -57,6 +61,7 @@ class ToyboxUnet(ToyboxPart):
         super().__init__(folder, lr, warmup, decay, seed)
         self.t_power, self.late_t_power = t_power, late_t_power
         self.references, self.stable_from, self.compile_unet = references, stable_from, compile
+        self.text_margin = text_margin
         self.compiled: list[Callable] = []  # in a list, so that it is no module of this one
 
     @override
@@ -146,6 +151,13 @@ class ToyboxUnet(ToyboxPart):
         mean = posterior_mean(noisy[rows], candidates, alphabar)
         return target.index_copy(0, rows, v_of_mean(noisy[rows], mean, alphabar))
 
+    def margin_loss(self, draws: torch.Generator) -> Tensor:
+        """The excess of the cosines of pooled texts over `text_margin`, for captions that the step draws."""
+        if self.text_margin >= 1:
+            return torch.zeros((), device=self.device)
+        tokens = self.tokens(captions_by_view(draws))
+        return margin_loss(self.trained["text_encoder"](tokens).pooler_output, tokens, self.text_margin)
+
     @override
     def training_step(self, batch: dict, _: int) -> Tensor:
         draws, captions = self.draws(), batch["captions"]
@@ -166,8 +178,9 @@ class ToyboxUnet(ToyboxPart):
         if self.compile_unet and not self.compiled:
             self.compiled = [compile_checked(self.network, dict(self.trained.named_parameters()), loss)]
         value = loss(self.compiled[0] if self.compiled else None)
-        self.log("train/loss", value, prog_bar=True)
-        return value
+        margin = self.margin_loss(draws)
+        self.log_dict({"train/loss": value, "train/text_margin": margin}, prog_bar=True)
+        return value + margin
 
     @override
     def validation_step(self, batch: dict, index: int) -> None:
