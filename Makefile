@@ -17,8 +17,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
-# WORKERS=2 runs the tests in as many processes of one thread each; 0 in this one.
-WORKERS ?= 0
+# The tests run in WORKERS processes of one thread each; 0 for one process with all threads.
+WORKERS ?= 2
 test: $(READY) lint
 	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 

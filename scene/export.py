@@ -25,6 +25,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from common.files import atomic_write
 from common.pixels import to_uint8
+from common.signals import uninterrupted
 from scene.mesh import MeshError
 from scene.mesh_files import Placement, placed
 from scene.mesh_files import to_file_axes as to_file_axes
@@ -48,6 +49,7 @@ class About:
     double_sided: bool = False
 
 
+@uninterrupted()  # trimesh would swallow what a signal raises
 def write_glb(
     path: str | Path,
     vertices: Tensor,
@@ -100,6 +102,7 @@ def write_glb(
     return path
 
 
+@uninterrupted()
 def write_obj(
     path: str | Path,
     vertices: Tensor,
@@ -149,6 +152,7 @@ def write_obj(
     return [path, *written]
 
 
+@uninterrupted()
 def write_ply(
     path: str | Path,
     vertices: Tensor,

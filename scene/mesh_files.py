@@ -18,6 +18,7 @@ import trimesh
 from torch import Tensor
 from trimesh.visual import TextureVisuals
 
+from common.signals import uninterrupted
 from scene.mesh import Mesh, MeshError
 
 ENDINGS = (".glb", ".obj", ".ply", ".stl")
@@ -205,6 +206,7 @@ def _gltf(path: Path) -> dict:
     return tree
 
 
+@uninterrupted()  # trimesh would swallow what a signal raises
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Positions (W, 3), faces (F, 3) and, where all parts have them, texture coordinates (W, 2), in the file's axes."""
     # A material of an OBJ file is of no use here; in a GLB file, a part without one has no texture coordinates.
