@@ -78,14 +78,14 @@ class Command(LightningCLI):
         try:
             with Terminable():
                 super().__init__(*args, **more)
+                if self.run_folder is not None and isinstance(self.trainer.strategy.launcher, RankLauncher):
+                    self.trainer.strategy.launcher.wait()
         except BaseException as error:
             self._close(failed=True)
             self._blame(error)
             if (how := ending(error)) is None:
                 raise
             self._exit(*how)
-        if self.run_folder is not None and isinstance(self.trainer.strategy.launcher, RankLauncher):
-            self.trainer.strategy.launcher.wait()
         self._close()
 
     def _blame(self, error: BaseException) -> None:

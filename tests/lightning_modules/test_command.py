@@ -20,6 +20,7 @@ from lightning_modules.nerf import NerfStage
 from lightning_modules.run import saving
 from lightning_modules.run.checkpoints import FORMAT
 from lightning_modules.run.folder import CONFIG, LAST
+from lightning_modules.run.ranks import RankLauncher
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -174,6 +175,29 @@ def test_a_signal_while_training_ends_is_answered_before_the_turntable(whole, el
     line = f"vsd: terminated; resume: vsd fit --config run/{CONFIG} --ckpt_path last"
     assert ended(capsys, resume, folder, "--trainer.max_steps=9") == (143, line)
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 9
+
+
+class Waited(RankLauncher):
+    """A launcher whose other ranks end never, to whose waiting a signal comes."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def wait(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_to_the_first_rank_that_waits_for_the_others_is_one_line(
+    whole, elsewhere, capsys, monkeypatch, number, code, word
+):
+    folder = shutil.copytree(whole, elsewhere / "run")
+    launch = lambda stage: setattr(stage.trainer.strategy, "_launcher", Waited(number))  # noqa: E731
+    monkeypatch.setattr(NerfStage, "on_test_end", launch)
+    line = f"vsd: {word}; resume: vsd fit --config run/{CONFIG} --ckpt_path last"
+    assert ended(capsys, resume, folder) == (code, line)
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(whole, elsewhere, capsys, monkeypatch):
