@@ -70,7 +70,12 @@ def test_a_signal_that_is_ignored_stays_so():
 
 def test_another_thread_passes(number):
     done = []
-    thread = threading.Thread(target=lambda: [done.append(True) for _ in [0] if uninterrupted().__enter__() is None])
+
+    @uninterrupted()
+    def work():
+        done.append(True)
+
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert done == [True] and signal.getsignal(number) is stop

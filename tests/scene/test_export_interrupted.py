@@ -21,6 +21,14 @@ def ball():
     return vertices, atlas, bake(vertices, atlas, lambda points: points.clamp(0, 1))
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests' process ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(monkeypatch, owner, name):
     """Has Ctrl-C come in a function, once."""
     plain, left = getattr(owner, name), [True]
@@ -41,12 +49,8 @@ def test_the_files_are_whole_and_the_signal_is_not_lost(ball, tmp_path, monkeypa
         (tmp_path / name).mkdir()
     write(tmp_path / "alone" / f"ball.{ending}", *ball)
     left = interrupted(monkeypatch, Image.Image, "save")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            write(tmp_path / "hit" / f"ball.{ending}", *ball)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "hit" / f"ball.{ending}", *ball)
     assert not left, "it came"
     alone, hit = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("alone", "hit"))
     assert alone == hit
@@ -55,10 +59,6 @@ def test_the_files_are_whole_and_the_signal_is_not_lost(ball, tmp_path, monkeypa
 def test_a_file_that_is_read_is_read_whole(ball, tmp_path, monkeypatch):
     path = write_glb(tmp_path / "ball.glb", *ball)
     left = interrupted(monkeypatch, Image, "open")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            read_mesh(path)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        read_mesh(path)
     assert not left, "it came"
