@@ -1,6 +1,6 @@
 """What VSD is for, in figures: python -m evaluation.claims [--quick] [--only PART...] [--out FOLDER].
 
---prompts, --kinds, --scales, --particles and --seeds choose other runs than the parts' plans.
+--prompts, --kinds, --scales, --particles, --steps and --seeds choose other runs than the parts' plans.
 
 2d: SDS, VSD and CSD at several scales and seeds, particles as images. phi: VSD in 2D with phi trained too little and
 too much, and whether phi's health (see `vsd.health`) foretells the quality. switches: what savings of a step, and a
@@ -62,9 +62,11 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", help="methods of 2d and 3d, such as sds, vsd, 'vsd, decay'")
     parser.add_argument("--scales", nargs="+", type=float, help="of classifier-free guidance, of 2d and 3d")
     parser.add_argument("--particles", nargs="+", type=int, help="numbers of particles, of 2d, particles and 3d")
+    parser.add_argument("--steps", type=int, help="of each particle, of 2d and 3d")
     with one_line("claims"):
         options = parser.parse_args(args)
         require_range("--seeds", options.seeds, 1, 1000)
+        require_range("--steps", options.steps, 1, 1_000_000)
         require_place("--out", options.out)
         flat, solid = (claims_2d.QUICK, claims_3d.QUICK) if options.quick else (claims_2d.FULL, claims_3d.FULL)
         chosen = chosen_of(options)
@@ -76,9 +78,9 @@ def main(args: list[str] | None = None) -> None:
             write_report("2d", measured, options.out)
         for part, module in PARTS_2D.items():
             if part in options.only:
-                rows = claims_2d.rows_of(part, runs_of(part, options, chosen), folder)
-                write_rows(rows, options.out / f"{part}.csv")
-                module.write_report(rows, options.out)
+                measured = claims_2d.rows_of(part, runs_of(part, options, chosen), folder)
+                write_rows(measured[0], options.out / f"{part}.csv")
+                module.write_report(measured, options.out)
         if "cameras" in options.only:
             measured = claims_cameras.measure(claims_cameras.settings(options.quick, options.seeds), folder)
             write_rows(measured[0], options.out / "cameras.csv")
@@ -140,7 +142,8 @@ def chosen_of(options: argparse.Namespace) -> dict:
         require_range("--scales", scale, 0.0, 1000.0)
     for number in chosen.get("particles", ()):
         require_range("--particles", number, 1, 1000)
-    return chosen | ({} if options.seeds is None else {"seeds": options.seeds})
+    numbers = {"seeds": options.seeds, "steps": options.steps}
+    return chosen | {name: number for name, number in numbers.items() if number is not None}
 
 
 def write_rows(rows: list[dict], path: Path) -> None:

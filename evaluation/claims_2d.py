@@ -13,7 +13,8 @@ import torch
 
 from common.cache import cached
 from common.pixels import to_uint8
-from evaluation.claims_report import RUN, strip
+from evaluation.claims_pictures import strip
+from evaluation.claims_report import RUN
 from evaluation.kid import kid
 from evaluation.measures import Yardstick, features_of, load_judges
 from evaluation.particles_2d import Own, Setting, distil
@@ -161,7 +162,7 @@ class Table:
         }
 
 
-def rows_of(title: str, runs: list[Setting], folder: Path) -> list[dict]:
+def rows_of(title: str, runs: list[Setting], folder: Path) -> tuple[list[dict], dict[Setting, torch.Tensor]]:
     """Runs and measures settings.
 
     Args:
@@ -170,14 +171,20 @@ def rows_of(title: str, runs: list[Setting], folder: Path) -> list[dict]:
         folder: Of their files.
 
     Returns:
-        One row per run.
+        One row per run; and the pictures (n, 3, S, S) of the first seed's runs, then the prior's samples (kind "prior")
+        of every prompt and scale among them.
     """
-    table, rows = Table(folder), []
+    table, rows, shown = Table(folder), [], {}
     for number, setting in enumerate(runs, 1):
         pictures, run = particles(setting, folder)
         rows.append(table.row(setting, pictures, run))
+        if setting.seed == 0:
+            shown[setting] = pictures.rgb[:, 0]
         print(f"{title} {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
-    return rows
+    for prompt, scale in dict.fromkeys((setting.prompt, setting.scale) for setting in shown):
+        prior = Setting(prompt, "prior", scale, SAMPLES, steps=0)
+        shown[prior] = samples(prompt, scale, SAMPLES, 1, folder).rgb[:, 0]
+    return rows, shown
 
 
 def measure(plan: Plan, folder: Path, own: Own | None = None) -> tuple[list[dict], dict[str, torch.Tensor]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evaluation.claims_report import RUN, strip
+from evaluation.claims_pictures import strip
+from evaluation.claims_report import RUN
 from evaluation.kid import kid
 from evaluation.measures import Yardstick, features_of, load_judges
 from evaluation.particles_3d import Setting3D, particles_3d

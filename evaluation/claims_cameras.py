@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from evaluation.claims_3d import Table3D
-from evaluation.claims_report import grouped_table, picture, strip, write_text
+from evaluation.claims_pictures import picture, strip
+from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_3d import VARIANTS, Setting3D, particles_3d
 
 PROMPTS, SEEDS, STEPS = ("a yellow duck", "a red house"), 3, 450

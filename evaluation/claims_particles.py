@@ -6,7 +6,10 @@ and every particle makes the same number of steps, so that phi makes n / PER_STE
 
 from pathlib import Path
 
+from torch import Tensor
+
 from evaluation.claims_2d import view_prompt
+from evaluation.claims_pictures import picture, strips_of
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import PER_STEP, Setting
 
@@ -39,14 +42,17 @@ def settings(quick: bool = False, seeds: int | None = None, particles: tuple[int
     return [Setting(prompt, "vsd", SCALE, n, seed, decay=True) for seed in range(each) for n in counts]
 
 
-def write_report(rows: list[dict], folder: Path) -> None:
-    """Writes particles.md, and prints it.
+def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Path) -> None:
+    """Writes particles.md and particles.png, and prints the table.
 
     Args:
-        rows: Of all runs.
+        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
         folder: Where to.
     """
+    rows, shown = measured
     rows = [row | {"seconds_each": row["seconds"] / row["particles"]} for row in rows]
     intro = f"VSD with decay at scale {SCALE:g}, up to {PER_STEP} particles in a step, equal steps of every particle."
     lines = grouped_table(rows, {"prompt": "prompt", "particles": "particles"}, FIGURES)
     write_text(folder / "particles.md", [intro, "", *lines])
+    strips = strips_of(shown, lambda run: f"{run.particles} particles", rows=8)
+    picture(strips).save(folder / "particles.png")

@@ -11,8 +11,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from evaluation.claims_2d import view_prompt
+from evaluation.claims_pictures import picture, strips_of
 from evaluation.claims_report import write_text
 from evaluation.particles_2d import Setting
 
@@ -49,13 +51,14 @@ def correlation(health: list[float], quality: list[float], seed: int = 0) -> tup
     return (float(spearmanr(x, y).statistic), *(float(v) for v in np.quantile(values, (0.025, 0.975))))
 
 
-def write_report(rows: list[dict], folder: Path) -> None:
-    """Writes phi.md and phi.png, and prints the table.
+def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Path) -> None:
+    """Writes phi.md, phi.png and phi-particles.png, and prints the table.
 
     Args:
-        rows: Of the runs.
+        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
         folder: Where to.
     """
+    rows, shown = measured
     lines = [f"{len(rows)} runs of VSD in 2D; Spearman's correlation and its 95 % interval.", ""]
     lines += ["| health | quality | prompt | correlation | interval |", "|---|---|---|---|---|"]
     prompts = sorted({row["prompt"] for row in rows})
@@ -71,6 +74,11 @@ def write_report(rows: list[dict], folder: Path) -> None:
         lines.append(f"| {r['prompt']} | {r['updates']} | {r['layers']} | {r['lr']:g} | {figures} |")
     write_text(folder / "phi.md", lines)
     plot(rows, folder / "phi.png")
+    ordered = sorted(shown, key=lambda run: (run.prompt, run.layers, run.updates, run.lr))
+    strips = strips_of(
+        {run: shown[run] for run in ordered}, lambda run: f"{run.layers}, K {run.updates}, lr {run.lr:g}"
+    )
+    picture(strips).save(folder / "phi-particles.png")
 
 
 def plot(rows: list[dict], path: Path) -> None:

@@ -12,7 +12,8 @@ from statistics import mean
 import torch
 
 from evaluation.claims_3d import Table3D
-from evaluation.claims_report import picture, strip, write_text
+from evaluation.claims_pictures import picture, strip
+from evaluation.claims_report import write_text
 from evaluation.particles_3d import Setting3D, particles_3d
 
 PROMPTS = ("a red mushroom", "a blue chair", "a purple robot", "a pink ice cream", "a red car")

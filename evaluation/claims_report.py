@@ -1,15 +1,14 @@
-"""The report of the claims: a table with intervals, paired tests, plots and rows of pictures."""
+"""The report of the claims: a table with intervals, paired tests and plots."""
 
 from itertools import groupby
 from math import comb, isnan
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
-from PIL import Image, ImageDraw
+from torch import Tensor
 
 from common.files import atomic_write
-from common.pixels import to_uint8
+from evaluation.claims_pictures import picture
 
 FIGURES = {  # column: heading, whether larger is better
     "kid_prior": ("KID to the prior's samples", False),
@@ -176,7 +175,7 @@ def write_text(path: Path, lines: list[str]) -> None:
     print(text)
 
 
-def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]], folder: Path) -> None:
+def write_report(title: str, measured: tuple[list[dict], dict[str, Tensor]], folder: Path) -> None:
     """Writes TITLE.md, TITLE.png and TITLE-particles.png, and prints the table.
 
     Args:
@@ -194,24 +193,8 @@ def write_report(title: str, measured: tuple[list[dict], dict[str, torch.Tensor]
                 lines += paired(rows, column, FIGURES[column][1] is not False, more)
     lines += paired_at_best([row for row in rows if row["kid_prior"] is not None])
     write_text(folder / f"{title}.md", lines)
-    picture(strips).save(folder / f"{title}-particles.png")
+    picture(dict(sorted(strips.items()))).save(folder / f"{title}-particles.png")
     plot(rows, folder / f"{title}.png")
-
-
-def strip(pictures: torch.Tensor) -> torch.Tensor:
-    """Up to eight pictures (N, 3, H, W) side by side, (H, 8 W, 3)."""
-    return torch.cat(list(pictures[:8]), 2).permute(1, 2, 0)
-
-
-def picture(strips: dict[str, torch.Tensor]) -> Image.Image:
-    """The strips below each other, with their names."""
-    height, width = next(iter(strips.values())).shape[0], max(strip.shape[1] for strip in strips.values())
-    sheet = Image.new("RGB", (width, len(strips) * (height + 14)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for k, (name, strip) in enumerate(sorted(strips.items())):
-        draw.text((2, k * (height + 14)), name, "black")
-        sheet.paste(Image.fromarray(to_uint8(strip).numpy()), (0, k * (height + 14) + 13))
-    return sheet
 
 
 def plot(rows: list[dict], path: Path) -> None:

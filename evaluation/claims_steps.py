@@ -7,8 +7,11 @@ scale 3 without.
 from itertools import product
 from pathlib import Path
 
+from torch import Tensor
+
 from evaluation.claims_2d import view_prompt
 from evaluation.claims_particles import FIGURES
+from evaluation.claims_pictures import picture, strips_of
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import Setting
 
@@ -33,15 +36,21 @@ def settings(quick: bool = False, seeds: int | None = None, prompts: tuple[str, 
     ]
 
 
-def write_report(rows: list[dict], folder: Path) -> None:
-    """Writes steps.md, and prints it.
+def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Path) -> None:
+    """Writes steps.md and steps.png, and prints the table.
 
     Args:
-        rows: Of all runs.
+        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
         folder: Where to.
     """
+    rows, shown = measured
     best = " and ".join(f"{kind} {options['scale']:g}" for kind, options in METHODS.items())
     intro = f"{Setting.particles} particles, each method at its best scale ({best}), the steps of each particle."
     columns = {"prompt": "prompt", "kind": "method", "steps": "steps"}
     lines = grouped_table(rows, columns, {name: heading for name, heading in FIGURES.items() if name != "seconds_each"})
     write_text(folder / "steps.md", [intro, "", *lines])
+    ordered = sorted(shown, key=lambda run: (run.prompt, run.kind, run.scale, run.steps))
+    strips = strips_of(
+        {run: shown[run] for run in ordered}, lambda run: f"{run.kind}, scale {run.scale:g}, {run.steps} steps"
+    )
+    picture(strips).save(folder / "steps.png")

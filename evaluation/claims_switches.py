@@ -7,7 +7,10 @@ saves time or memory. And phi's learning rate set by phi's health, from a rate t
 from itertools import product
 from pathlib import Path
 
+from torch import Tensor
+
 from evaluation.claims_2d import view_prompt
+from evaluation.claims_pictures import picture, strips_of
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import Setting
 
@@ -38,14 +41,17 @@ def rates() -> list[Setting]:
     ]
 
 
-def write_report(rows: list[dict], folder: Path) -> None:
-    """Writes switches.md, and prints it.
+def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Path) -> None:
+    """Writes switches.md and switches.png, and prints the table.
 
     Args:
-        rows: Of all runs.
+        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
         folder: Where to.
     """
+    rows, shown = measured
     rows = [row | {"switch": row["switch"] or "none"} for row in rows]
     intro = "VSD with decay; 8 particles at scale 1 where phi's learning rate is 0.003, 4 at scale 2 elsewhere."
     lines = grouped_table(rows, {"prompt": "prompt", "lr": "phi's lr", "switch": "switch"}, FIGURES)
     write_text(folder / "switches.md", [intro, "", *lines])
+    strips = strips_of(shown, lambda run: f"{run.switch or 'no switch'}, phi's lr {run.lr:g}")
+    picture(strips).save(folder / "switches.png")

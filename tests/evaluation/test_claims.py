@@ -68,10 +68,11 @@ def test_each_method_is_compared_at_its_own_best_scale():
 
 def test_the_command_line_chooses_runs_in_the_place_of_the_plan(tmp_path, blind_judges):
     chosen = ["--kinds", "sds", "--scales", "2", "--particles", "3", "--seeds", "1", "--prompts", "a red car"]
-    claims.main(["--quick", "--only", "2d", "--out", str(tmp_path), *chosen])
+    claims.main(["--quick", "--only", "2d", "--out", str(tmp_path), *chosen, "--steps", "4"])
     rows = [row for row in rows_of(tmp_path / "2d.csv") if row["kind"] != "prior"]
-    figures = ("prompt", "kind", "scale", "particles", "seed")
-    assert [[row[name] for name in figures] for row in rows] == [["a red car, front left view", "sds", "2.0", "3", "0"]]
+    figures = ("prompt", "kind", "scale", "particles", "seed", "steps")
+    expected = ["a red car, front left view", "sds", "2.0", "3", "0", "4"]
+    assert [[row[name] for name in figures] for row in rows] == [expected]
 
 
 def test_another_prior_makes_runs_of_its_own(tmp_path, monkeypatch, blind_judges):
@@ -94,6 +95,7 @@ def test_another_prior_makes_runs_of_its_own(tmp_path, monkeypatch, blind_judges
         ("--kinds", "vsd-0.75"),
         ("--scales", "nan"),
         ("--particles", "0"),
+        ("--steps", "0"),
         ("--prompts", "a red sea"),
     ],
 )

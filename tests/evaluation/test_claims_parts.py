@@ -5,6 +5,7 @@ from statistics import mean
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from evaluation import (
     claims,
@@ -17,13 +18,23 @@ from evaluation import (
     particles_3d,
 )
 from evaluation.claims_phi import correlation
+from evaluation.claims_pictures import NAME
 from evaluation.particles_3d import KINDS, VARIANTS, Setting3D, file_of, options_of
+from evaluation.pictures import SIZE
 from lightning_modules.wish import config_of
 
 
 def rows_of(path):
     with open(path) as file:
         return list(csv.DictReader(file))
+
+
+def rows_shown(path):
+    """Rows of pictures of one line each in a sheet."""
+    with Image.open(path) as sheet:
+        rows, rest = divmod(sheet.height, SIZE + NAME)
+    assert rest == 0
+    return rows
 
 
 def test_the_rank_correlation_and_its_interval():
@@ -46,6 +57,7 @@ def test_the_report_on_phi_has_a_row_per_run(tmp_path, monkeypatch, capsys, blin
     )
     assert (tmp_path / "phi.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "phi.png").stat().st_size > 1000
+    assert rows_shown(tmp_path / "phi-particles.png") == len(runs) + 2, "a row per run, and the samples of two prompts"
 
 
 def test_the_report_on_switches_has_a_row_per_switch(tmp_path, monkeypatch, capsys, blind_judges):
@@ -60,6 +72,7 @@ def test_the_report_on_switches_has_a_row_per_switch(tmp_path, monkeypatch, caps
     assert all(f"| 0.003 | {switch} | 1 | " in report for switch in ("none", "shared", "bfloat16", "small"))
     pictures = {row["switch"]: row["phi_ratio"] for row in rows_of(tmp_path / "switches.csv")}
     assert len(set(pictures.values())) == 4, "each switch changes something"
+    assert rows_shown(tmp_path / "switches.png") == 4 + 1
 
 
 @pytest.mark.parametrize("part", claims_preset.PRESETS)
@@ -115,6 +128,7 @@ def test_the_report_on_particles_has_a_row_per_number_and_the_cost_of_each(tmp_p
     monkeypatch.setattr(claims_particles, "settings", lambda *_: runs)
     claims.main(["--only", "particles", "--out", str(tmp_path)])
     report = (tmp_path / "particles.md").read_text()
+    assert rows_shown(tmp_path / "particles.png") == 3, "one particle, three, and the prior's samples"
     assert report in capsys.readouterr().out
     rows = rows_of(tmp_path / "particles.csv")
     assert [int(row["particles"]) for row in rows] == [1, 3, 1, 3]
@@ -135,6 +149,7 @@ def test_the_report_on_steps_has_both_methods_at_their_best_setting(tmp_path, mo
     claims.main(["--only", "steps", "--out", str(tmp_path)])
     report = (tmp_path / "steps.md").read_text()
     assert report in capsys.readouterr().out and len(rows_of(tmp_path / "steps.csv")) == 8
+    assert rows_shown(tmp_path / "steps.png") == 8 + 4, "every run, and the samples of two prompts and scales"
     lines = [line for line in report.splitlines() if line.startswith("| a yellow duck, front left view | ")]
     assert [line.split("|")[2:4] for line in lines] == [
         [f" {kind} ", f" {steps} "] for kind in ("sds", "vsd, decay") for steps in (1, 2)

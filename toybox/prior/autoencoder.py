@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from common.checks import require_range
 from toybox.prior.architecture import untrained_pipeline
 from toybox.prior.linear_start import start_linear
 from toybox.prior.part import ToyboxPart
@@ -29,6 +30,9 @@ class ToyboxAutoencoder(ToyboxPart):
         warmup: Steps in which the learning rate rises to `lr`.
         decay: Steps in which it falls to 0 at the end.
         seed: Of the random weights and of what the steps draw, >= 0.
+
+    Raises:
+        InputError: An option is out of range.
     """
 
     parts = ("vae",)
@@ -45,6 +49,8 @@ class ToyboxAutoencoder(ToyboxPart):
         seed: int = 0,
     ):
         super().__init__(folder, lr, warmup, decay, seed)
+        require_range("model.kl", kl, 0)
+        require_range("model.edges", edges, 0)
         self.kl, self.edges, self.decoder_only = kl, edges, decoder_only
 
     @override

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from typing_extensions import override
 
+from common.checks import require_range
 from common.errors import InputError
 from toybox.world.captions import VIEWS, caption, mirrored, training_captions
 from toybox.world.objects import COLOURS, OBJECTS
@@ -141,6 +142,9 @@ class ToyboxData(pl.LightningDataModule):
         twins: The second half of a training batch are the mirror images of the first; needs an even batch_size.
         images: Whether training batches have images; without, they have captions and indices of pictures.
         workers: Processes that prepare training batches, 0 for the training's own. The batches stay the same.
+
+    Raises:
+        InputError: An option is out of range.
     """
 
     def __init__(
@@ -159,8 +163,16 @@ class ToyboxData(pl.LightningDataModule):
         workers: int = 0,
     ):
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"data.batch_size: {batch_size}; at least 1 is needed")
+        for option, count, least in (
+            ("batch_size", batch_size, 1),
+            ("train", train, 1),
+            ("held_out", held_out, 1),
+            ("seed", seed, 0),
+            ("workers", workers, 0),
+        ):
+            require_range(f"data.{option}", count, least)
+        for option, fraction in (("no_view", no_view), ("empty", empty)):
+            require_range(f"data.{option}", fraction, 0, 1)
         if group < 1 or batch_size % group:
             raise InputError(f"data.group: {group} does not divide data.batch_size, {batch_size}")
         if twins and batch_size % 2:

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 from typing_extensions import override
 
+from common.checks import require_range
 from common.errors import InputError
 from common.randomness import generator
 from vsd.prior import load_pipeline
@@ -46,12 +47,18 @@ class ToyboxPart(pl.LightningModule):
         warmup: Steps in which the learning rate rises to `lr`.
         decay: Steps in which it falls to 0 at the end.
         seed: Of the random weights and of what the steps draw, >= 0.
+
+    Raises:
+        InputError: An option is out of range.
     """
 
     parts: tuple[str, ...]
 
     def __init__(self, folder: str, lr: float, warmup: int = 100, decay: int = 500, seed: int = 0):
         super().__init__()
+        require_range("model.lr", lr, 0)
+        for option, count in (("warmup", warmup), ("decay", decay), ("seed", seed)):
+            require_range(f"model.{option}", count, 0)
         self.folder, self.lr, self.warmup, self.decay, self.seed = Path(folder), lr, warmup, decay, seed
         self.ids: dict[str, Tensor] = {}
 

@@ -7,6 +7,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from typing_extensions import override
 
+from common.checks import require_positive, require_range
 from common.compiled import compile_checked
 from toybox.prior.latents import encode, load_latents
 from toybox.prior.muon import Muon, split
@@ -40,6 +41,9 @@ class ToyboxUnet(ToyboxPart):
         warmup: Steps in which the learning rate rises to `lr`.
         decay: Steps in which it falls to 0 at the end.
         seed: Of what the steps draw and of the latents' backgrounds, >= 0.
+
+    Raises:
+        InputError: An option is out of range.
     """
 
     parts = ("unet", "text_encoder")
@@ -59,6 +63,11 @@ class ToyboxUnet(ToyboxPart):
         seed: int = 0,
     ):
         super().__init__(folder, lr, warmup, decay, seed)
+        require_positive("model.t_power", t_power)
+        require_positive("model.late_t_power", late_t_power)
+        require_range("model.references", references, 0, 10_000)
+        require_range("model.stable_from", stable_from, 0, 1000)
+        require_range("model.text_margin", text_margin, -1, 1)
         self.t_power, self.late_t_power = t_power, late_t_power
         self.references, self.stable_from, self.compile_unet = references, stable_from, compile
         self.text_margin = text_margin

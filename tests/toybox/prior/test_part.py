@@ -8,6 +8,7 @@ from small_fits import ROOT, arguments, checkpoint, fit, same, weights
 
 from common.errors import InputError
 from toybox.prior.autoencoder import ToyboxAutoencoder
+from toybox.prior.data import ToyboxData
 from toybox.prior.image_tower import ToyboxImageTower
 from toybox.prior.part import PartCheckpoint, warm_hold_decay
 from toybox.prior.unet import ToyboxUnet
@@ -100,6 +101,28 @@ def test_wrong_input_ends_the_command_with_one_line_and_code_2(argument, named, 
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert named in error.splitlines()[-1] and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("build", "option", "value"),
+    [
+        *((ToyboxUnet, name, 0.0) for name in ("t_power", "late_t_power")),
+        (ToyboxUnet, "references", -1),
+        (ToyboxUnet, "stable_from", 1001),
+        (ToyboxUnet, "text_margin", 1.5),
+        (ToyboxAutoencoder, "kl", -1e-5),
+        (ToyboxAutoencoder, "edges", float("nan")),
+        (ToyboxImageTower, "lr", -1.0),
+        *((ToyboxImageTower, name, -1) for name in ("warmup", "decay", "seed")),
+        *((ToyboxData, name, 0) for name in ("batch_size", "train", "held_out")),
+        *((ToyboxData, name, -1) for name in ("seed", "workers")),
+        *((ToyboxData, name, 1.5) for name in ("no_view", "empty")),
+    ],
+)
+def test_an_option_out_of_range_is_named(build, option, value):
+    key = "data" if build is ToyboxData else "model"
+    with pytest.raises(InputError, match=rf"{key}\.{option}: "):
+        build(**{option: value})
 
 
 def make(tmp_path, *words):
