@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from common.checks import require_range
 from common.errors import InputError
+from common.files import SUMS
 from common.randomness import generator
 from vsd.prior import load_pipeline
 
@@ -126,9 +127,13 @@ class ToyboxPart(pl.LightningModule):
         self.save_parts()
 
     def save_parts(self) -> None:
-        """Writes the parts into the folder, by rename, so that a reader never sees half of a file."""
+        """Writes the parts into the folder, by rename, so that a reader never sees half of a file.
+
+        Checksums in the folder, as a copy of the shipped prior has, no longer hold and are removed.
+        """
         if self.trainer.sanity_checking or not self.trainer.is_global_zero:
             return
+        (self.folder / SUMS).unlink(missing_ok=True)
         for part, network in self.trained.items():
             temporary = self.folder / f"{part}.part"
             network.save_pretrained(temporary)

@@ -7,8 +7,10 @@ import torch
 from small_fits import ROOT, arguments, checkpoint, fit, same, weights
 
 from common.errors import InputError
+from common.files import SUMS
 from toybox.prior.autoencoder import ToyboxAutoencoder
 from toybox.prior.data import ToyboxData
+from toybox.prior.half import save_half
 from toybox.prior.image_tower import ToyboxImageTower
 from toybox.prior.part import PartCheckpoint, warm_hold_decay
 from toybox.prior.unet import ToyboxUnet
@@ -62,6 +64,15 @@ def test_an_interrupted_training_of_a_part_ends_with_the_same_bits(part, untrain
     scale = load_pipeline(folders[0]).vae.config.scaling_factor
     assert (scale != 0.18215) == (part == "autoencoder")
     assert scale == load_pipeline(folders[1]).vae.config.scaling_factor
+
+
+def test_training_goes_on_from_a_copy_of_a_shipped_prior(untrained_prior, cache, tmp_path):
+    """Such a copy has checksums, which its new weights no longer have."""
+    folder = tmp_path / "prior"
+    save_half(untrained_prior, folder)
+    before = weights(folder, "vae")
+    fit("autoencoder", folder)
+    assert not same(weights(folder, "vae"), before) and not (folder / SUMS).exists()
 
 
 def test_a_checkpoint_beyond_the_last_step_is_refused(untrained_prior, cache, tmp_path, capsys):
