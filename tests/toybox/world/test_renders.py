@@ -171,7 +171,7 @@ def test_backgrounds_are_plain_and_mixed():
     ("arguments", "named"),
     [
         ({"batch_size": 0}, "data.batch_size"),
-        ({"train": 0}, "count"),
+        ({"train": 0}, "data.train: 0"),
         ({"batch_size": 6, "group": 4}, "data.group: 4"),
         ({"batch_size": 5, "twins": True}, "data.twins: data.batch_size, 5"),
     ],
