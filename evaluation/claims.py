@@ -78,7 +78,7 @@ def main(args: list[str] | None = None) -> None:
             write_report("2d", measured, options.out)
         for part, module in PARTS_2D.items():
             if part in options.only:
-                measured = claims_2d.rows_of(part, runs_of(part, options, chosen), folder)
+                measured = claims_2d.measure_part(part, runs_of(part, options, chosen), folder)
                 write_rows(measured[0], options.out / f"{part}.csv")
                 module.write_report(measured, options.out)
         if "cameras" in options.only:

@@ -81,6 +81,11 @@ def settings(plan: Plan) -> list[Setting]:
     ]
 
 
+def method_of(setting: Setting) -> str:
+    """The name of a run's method, as a plan has it."""
+    return setting.kind + DECAY if setting.decay else setting.kind
+
+
 def samples(prompt: str, scale: float, count: int, seed: int, folder: Path) -> Pictures:
     """Ancestral samples of the prior, from the folder or drawn and put there.
 
@@ -151,9 +156,8 @@ class Table:
         judge = self.yardstick(setting.prompt).judges.parts
         distance = kid(features_of(pictures, judge), features)
         figures = asdict(self.yardstick(setting.prompt).measure(pictures, whole_looks=False))
-        method = setting.kind + DECAY if setting.decay else setting.kind
         return asdict(setting) | {
-            "kind": method,
+            "kind": method_of(setting),
             "kid_prior": distance.value if distance else None,
             "kid_prior_error": distance.error if distance else None,
             "diversity_prior": None if figures["diversity"] is None else figures["diversity"] / diversity,
@@ -162,11 +166,35 @@ class Table:
         }
 
 
-def rows_of(title: str, runs: list[Setting], folder: Path) -> tuple[list[dict], dict[Setting, torch.Tensor]]:
+def run_all(
+    title: str, runs: list[Setting], table: Table, own: Own | None = None
+) -> tuple[list[dict], dict[Setting, torch.Tensor]]:
     """Runs and measures settings.
 
     Args:
         title: Of what they belong to, for the progress.
+        runs: The settings.
+        table: Measures them; its folder has their files.
+        own: Guidances of the caller's own; None for none.
+
+    Returns:
+        One row per run; and the pictures (n, 3, S, S) of the first seed's runs.
+    """
+    rows, shown = [], {}
+    for number, setting in enumerate(runs, 1):
+        pictures, run = particles(setting, table.folder, own)
+        rows.append(table.row(setting, pictures, run))
+        if setting.seed == 0:
+            shown[setting] = pictures.rgb[:, 0]
+        print(f"{title} {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
+    return rows, shown
+
+
+def measure_part(title: str, runs: list[Setting], folder: Path) -> tuple[list[dict], dict[Setting, torch.Tensor]]:
+    """Runs and measures the settings of a part that has a report of its own.
+
+    Args:
+        title: Of the part, for the progress.
         runs: The settings.
         folder: Of their files.
 
@@ -174,13 +202,7 @@ def rows_of(title: str, runs: list[Setting], folder: Path) -> tuple[list[dict], 
         One row per run; and the pictures (n, 3, S, S) of the first seed's runs, then the prior's samples (kind "prior")
         of every prompt and scale among them.
     """
-    table, rows, shown = Table(folder), [], {}
-    for number, setting in enumerate(runs, 1):
-        pictures, run = particles(setting, folder)
-        rows.append(table.row(setting, pictures, run))
-        if setting.seed == 0:
-            shown[setting] = pictures.rgb[:, 0]
-        print(f"{title} {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
+    rows, shown = run_all(title, runs, Table(folder))
     for prompt, scale in dict.fromkeys((setting.prompt, setting.scale) for setting in shown):
         prior = Setting(prompt, "prior", scale, SAMPLES, steps=0)
         shown[prior] = samples(prompt, scale, SAMPLES, 1, folder).rgb[:, 0]
@@ -208,10 +230,8 @@ def measure(plan: Plan, folder: Path, own: Own | None = None) -> tuple[list[dict
             rows.append(table.row(setting, pictures, {}))
             if seed == 0 and count == plan.particles[0]:
                 strips.setdefault(f"prior {scale:g}, {prompt}", strip(pictures.rgb[:, 0]))
-    for number, setting in enumerate(runs, 1):
-        pictures, run = particles(setting, folder, own)
-        rows.append(table.row(setting, pictures, run))
-        if setting.seed == 0 and setting.particles == plan.particles[0]:
-            strips.setdefault(f"{rows[-1]['kind']} {setting.scale:g}, {setting.prompt}", strip(pictures.rgb[:, 0]))
-        print(f"2D {number}/{len(runs)}  {setting.key}  {run['seconds']:.0f} s", flush=True)
-    return rows, strips
+    ran, shown = run_all("2D", runs, table, own)
+    for setting, pictures in shown.items():
+        if setting.particles == plan.particles[0]:
+            strips.setdefault(f"{method_of(setting)} {setting.scale:g}, {setting.prompt}", strip(pictures))
+    return rows + ran, strips

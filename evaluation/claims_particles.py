@@ -46,7 +46,7 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     """Writes particles.md and particles.png, and prints the table.
 
     Args:
-        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
+        measured: Rows and pictures, see `evaluation.claims_2d.measure_part`.
         folder: Where to.
     """
     rows, shown = measured

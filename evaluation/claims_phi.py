@@ -55,7 +55,7 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     """Writes phi.md, phi.png and phi-particles.png, and prints the table.
 
     Args:
-        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
+        measured: Rows and pictures, see `evaluation.claims_2d.measure_part`.
         folder: Where to.
     """
     rows, shown = measured
@@ -74,10 +74,8 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
         lines.append(f"| {r['prompt']} | {r['updates']} | {r['layers']} | {r['lr']:g} | {figures} |")
     write_text(folder / "phi.md", lines)
     plot(rows, folder / "phi.png")
-    ordered = sorted(shown, key=lambda run: (run.prompt, run.layers, run.updates, run.lr))
-    strips = strips_of(
-        {run: shown[run] for run in ordered}, lambda run: f"{run.layers}, K {run.updates}, lr {run.lr:g}"
-    )
+    ordered = {run: shown[run] for run in sorted(shown, key=lambda r: (r.prompt, r.kind, r.layers, r.updates, r.lr))}
+    strips = strips_of(ordered, lambda run: f"{run.layers}, K {run.updates}, lr {run.lr:g}")
     picture(strips).save(folder / "phi-particles.png")
 
 

@@ -36,7 +36,7 @@ def strips_of(shown: dict[Setting, Tensor], name: Callable[[Setting], str], rows
     """Strips of the runs that were kept for the picture, in their order.
 
     Args:
-        shown: Pictures (n, 3, S, S) by run, see `evaluation.claims_2d.rows_of`.
+        shown: Pictures (n, 3, S, S) by run, see `evaluation.claims_2d.measure_part`.
         name: What tells a run from the others of its prompt.
         rows: Of a strip, at most.
 

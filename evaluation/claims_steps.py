@@ -40,7 +40,7 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     """Writes steps.md and steps.png, and prints the table.
 
     Args:
-        measured: Rows and pictures, see `evaluation.claims_2d.rows_of`.
+        measured: Rows and pictures, see `evaluation.claims_2d.measure_part`.
         folder: Where to.
     """
     rows, shown = measured
@@ -49,8 +49,6 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     columns = {"prompt": "prompt", "kind": "method", "steps": "steps"}
     lines = grouped_table(rows, columns, {name: heading for name, heading in FIGURES.items() if name != "seconds_each"})
     write_text(folder / "steps.md", [intro, "", *lines])
-    ordered = sorted(shown, key=lambda run: (run.prompt, run.kind, run.scale, run.steps))
-    strips = strips_of(
-        {run: shown[run] for run in ordered}, lambda run: f"{run.kind}, scale {run.scale:g}, {run.steps} steps"
-    )
+    ordered = {run: shown[run] for run in sorted(shown, key=lambda r: (r.prompt, r.kind, r.scale, r.steps))}
+    strips = strips_of(ordered, lambda run: f"{run.kind}, scale {run.scale:g}, {run.steps} steps")
     picture(strips).save(folder / "steps.png")
