@@ -64,10 +64,12 @@ docs: $(READY)
 # Trains the toybox prior from random weights in runs/prior (hours on a CPU), one part after the other, and writes its
 # half-precision copy to runs/prior-half. Interrupted, it resumes where it stopped, also on another machine with this
 # one's runs/; a part that is through is not run again. DEVICE=cuda: larger batches and more pictures on a GPU; a part
-# ends on the kind of device that it began on. The UNet is compiled, which on a CPU takes three minutes at the start and
-# halves the steps' time; COMPILE=false where there is no C++ compiler.
+# ends on the kind of device and with the PROCESSES that it began with. On a CPU each process has a core and batches of
+# its own. The UNet is compiled, which on a CPU takes one to three minutes at the start and halves the steps' time;
+# COMPILE=false where there is no C++ compiler.
 DEVICE ?= cpu
 COMPILE ?= true
+PROCESSES ?= $(if $(filter cuda,$(DEVICE)),1,2)
 PARTS := runs/prior-training
 
 # Else glibc gives a step's arrays back to the system at once, and page faults take a third of the time.
@@ -79,7 +81,8 @@ $(PARTS)/prior/done: | $(PARTS)/autoencoder/done
 $(PARTS)/image_tower/done: | $(PARTS)/prior/done
 $(PARTS)/%/done: | $(READY)
 	$(BIN)/vsd fit --config configs/toybox/$*.yaml $(if $(filter cuda,$(DEVICE)),--config configs/toybox/$*-cuda.yaml) \
-		$(if $(filter prior,$*),--model.compile=$(COMPILE)) $(addprefix --ckpt_path ,$(wildcard $(@D)/last.ckpt))
+		$(if $(filter prior,$*),--model.compile=$(COMPILE)) \
+		$(if $(filter-out 1,$(PROCESSES)),--trainer.devices=$(PROCESSES) --trainer.strategy=ddp) $(addprefix --ckpt_path ,$(wildcard $(@D)/last.ckpt))
 	mkdir -p $(@D) && touch $@
 
 runs/prior-half/model_index.json: | $(PARTS)/image_tower/done

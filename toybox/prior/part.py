@@ -5,6 +5,7 @@ UNet with the text tower, the image tower, in this order. What a step draws is a
 `PartCheckpoint` keeps everything else, so that a training that was interrupted ends with the same bits (on a CPU).
 """
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ class PartCheckpoint(Checkpoint):
 
     Args:
         path: The file, such as runs/prior-training/unet/last.ckpt.
-        every: Steps between two states, at least 1. One is also kept when SIGTERM ends the training.
+        every: Steps between two states, at least 1. One is also kept when SIGTERM ends the training of one process;
+            that of several processes ends at once.
     """
 
     def __init__(self, path: str, every: int = 500):
@@ -177,6 +179,12 @@ class PartCheckpoint(Checkpoint):
         if every < 1:
             raise InputError(f"every: {every} steps between checkpoints of a part; at least 1 is needed")
         self.path, self.every = Path(path), every
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            # Lightning's handler broadcasts from within a step, and waits for ever where all ranks get the signal.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

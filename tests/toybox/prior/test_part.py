@@ -159,6 +159,8 @@ def test_make_prior_runs_all_parts_in_order_and_resumes_where_it_stopped(tmp_pat
     configs = [f"configs/toybox/{part}.yaml" for part in ("autoencoder", "prior", "image_tower")]
     assert len(whole) == 4 and all(config in line for config, line in zip(configs, whole, strict=False))
     assert not any("--ckpt_path" in line or "cuda" in line for line in whole)
+    assert all("--trainer.devices=2 --trainer.strategy=ddp" in line for line in whole[:3])
+    assert not any("devices" in line for line in make(tmp_path, "PROCESSES=1"))
     assert "toybox.prior.half runs/prior runs/prior-half" in whole[3]
 
     training = tmp_path / "runs" / "prior-training"
@@ -166,7 +168,7 @@ def test_make_prior_runs_all_parts_in_order_and_resumes_where_it_stopped(tmp_pat
         (training / name).parent.mkdir(parents=True, exist_ok=True)
         (training / name).touch()
     rest = make(tmp_path, "DEVICE=cuda")
-    assert len(rest) == 3 and "configs/toybox/prior-cuda.yaml" in rest[0]
+    assert len(rest) == 3 and "configs/toybox/prior-cuda.yaml" in rest[0] and "devices" not in rest[0]
     assert "--ckpt_path runs/prior-training/prior/last.ckpt" in rest[0] and "--ckpt_path" not in rest[1]
 
     for part in ("prior", "image_tower"):
