@@ -33,7 +33,7 @@ from toybox.world.render import render
 from toybox.world.renders import HELD_OUT, Renders, load_renders, random_backgrounds
 from vsd.prior import TOYBOX, load_pipeline, toybox_folder
 
-GUIDANCE = 3.0
+GUIDANCE = 2.0  # of 1, 1.5, 2 and 3 that whose samples were nearest to true instances, with earlier weights
 RESCALE = 0.7  # goes with zero terminal SNR: Lin et al. 2023, section 3.4
 TIMESTEPS = (300, 600, 850)
 
