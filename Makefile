@@ -82,7 +82,8 @@ $(PARTS)/image_tower/done: | $(PARTS)/prior/done
 $(PARTS)/%/done: | $(READY)
 	$(BIN)/vsd fit --config configs/toybox/$*.yaml $(if $(filter cuda,$(DEVICE)),--config configs/toybox/$*-cuda.yaml) \
 		$(if $(filter prior,$*),--model.compile=$(COMPILE)) \
-		$(if $(filter-out 1,$(PROCESSES)),--trainer.devices=$(PROCESSES) --trainer.strategy=ddp) $(addprefix --ckpt_path ,$(wildcard $(@D)/last.ckpt))
+		$(if $(filter-out 1,$(PROCESSES)),--trainer.devices=$(PROCESSES) --trainer.strategy=ddp) \
+		$(addprefix --ckpt_path ,$(wildcard $(@D)/last.ckpt))
 	mkdir -p $(@D) && touch $@
 
 runs/prior-half/model_index.json: | $(PARTS)/image_tower/done

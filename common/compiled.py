@@ -78,9 +78,9 @@ def _require_equal(
 ) -> None:
     errors = _errors(plain, ours)
     allowed = {name: TOLERANCE + ROUNDING * rounding.get(name, 0.0) for name in errors}
-    # What is not a number is the worst.
-    worst = max(errors, key=lambda name: float("inf") if errors[name] != errors[name] else errors[name] / allowed[name])
-    if not errors[worst] <= allowed[worst]:
+    beyond = [name for name in errors if not errors[name] <= allowed[name]]  # also where it is not a number
+    if beyond:
+        worst = max(beyond, key=lambda name: errors[name] / allowed[name])
         raise InputError(
             f"{key}: the compiled network's {what} of {worst} has a relative error of {errors[worst]:.2g} "
             f"(allowed: {allowed[worst]:.2g}) with torch {torch.__version__}; leave {key} out"
