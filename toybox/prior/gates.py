@@ -1,6 +1,6 @@
 """Measures whether the toybox prior is good enough to distill.
 
-    python -m toybox.prior.gates [--prior FOLDER] [--out FOLDER] [--quick]
+    python -m toybox.prior.gates [--prior FOLDER] [--out FOLDER] [--guidance-scale S] [--rescale R] [--quick]
 
 Prints one table with the goal beside each figure, writes toybox_samples.png, and exits with 1 if a figure falls short.
 Everything is measured on instances that no training has seen; the view judge is trained on truth alone. True renders
@@ -18,19 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageDraw
 from torch import Tensor
 
+from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
-from common.pixels import to_uint8
-from scene.cameras import turntable
 from toybox.judges.views import SECTORS, ViewClassifier, cached_view_classifier, held_out_accuracy
 from toybox.prior import metrics
 from toybox.prior.banks import Prompt, load_banks
+from toybox.prior.sample_sheet import sample_sheet
 from toybox.world.captions import VIEWS, caption
-from toybox.world.objects import COLOURS, OBJECTS, WITH_FRONT, build, stack
-from toybox.world.render import render
-from toybox.world.renders import HELD_OUT, Renders, load_renders, random_backgrounds
+from toybox.world.objects import COLOURS, OBJECTS, WITH_FRONT
+from toybox.world.renders import Renders, load_renders, random_backgrounds
 from vsd.prior import TOYBOX, load_pipeline, toybox_folder
 
 GUIDANCE = 2.0  # of 1, 1.5, 2 and 3 that whose samples were nearest to true instances, with earlier weights
@@ -152,29 +150,6 @@ def gate_samples(table: Table, wanted: list[Prompt], samples: Tensor, bank: int)
     return torch.cat(sets[0]), torch.cat(sets[1])
 
 
-def picture(wanted: list[Prompt], samples: Tensor, path: Path) -> None:
-    """Rows of objects, columns of views; truth above, samples below."""
-    rows = []
-    for name in OBJECTS:
-        colour = next(c for n, c, _ in wanted if n == name)
-        solids = stack([build(name, colour, HELD_OUT + 77)] * SECTORS)
-        truth = render(solids, turntable(SECTORS, distance=2.3)).over(torch.ones(3))
-        drawn = torch.stack([samples[wanted.index((name, colour, s))] for s in range(SECTORS)])
-        for images in (truth, ((drawn + 1) / 2).permute(0, 2, 3, 1)):
-            rows.append(torch.cat(list(images), 1))
-    image = Image.fromarray(to_uint8(torch.cat(rows)).numpy())
-    sheet = Image.new("RGB", (image.width + 70, image.height + 16), "white")
-    sheet.paste(image, (70, 16))
-    draw = ImageDraw.Draw(sheet)
-    for k, sector in enumerate(VIEWS.sectors):
-        draw.text((72 + 64 * k, 2), sector.words.removesuffix(" view"), "black")
-    for k, name in enumerate(OBJECTS):
-        draw.text((4, 16 + 128 * k + 28), f"{name}\n(truth)", "black")
-        draw.text((4, 16 + 128 * k + 92), "sample", "black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-
-
 def gate_files(table: Table, folder: Path) -> None:
     """A row of the size of all files of a prior."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -195,7 +170,14 @@ def gate_networks(table: Table, pipeline: StableDiffusionPipeline, held_out: Ren
 
 
 @torch.no_grad()
-def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path, folder: Path | None = None) -> list[str]:
+def run(
+    pipeline: StableDiffusionPipeline,
+    sizes: Sizes,
+    out: Path,
+    folder: Path | None = None,
+    guidance_scale: float = GUIDANCE,
+    rescale: float = RESCALE,
+) -> list[str]:
     """Prints the table and writes the picture.
 
     Args:
@@ -203,6 +185,8 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path, folder: Path
         sizes: How much is measured.
         out: Folder of toybox_samples.png.
         folder: Of the prior's files, if it has one.
+        guidance_scale: Of classifier-free guidance in the samples, >= 1; 1 is the conditional model.
+        rescale: Guidance rescale of the samples, in [0, 1] (Lin et al. 2023, equations 15 and 16).
 
     Returns:
         The names of the figures that fall short.
@@ -215,8 +199,8 @@ def run(pipeline: StableDiffusionPipeline, sizes: Sizes, out: Path, folder: Path
 
     wanted = prompts_to_sample(sizes)
     texts = [caption(name, colour, VIEWS.sectors[sector].words) for name, colour, sector in wanted]
-    samples = metrics.sample(pipeline, texts, GUIDANCE, sizes.steps, RESCALE)
-    picture(wanted, samples, out / "toybox_samples.png")
+    samples = metrics.sample(pipeline, texts, guidance_scale, sizes.steps, rescale)
+    sample_sheet(wanted, samples, out / "toybox_samples.png")
     with torch.enable_grad():
         judge = cached_view_classifier(load_renders(sizes.train), sizes.judge_steps)
     for name, accuracy in held_out_accuracy(judge, held_out).items():
@@ -238,15 +222,28 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=a_path, default=Path("runs/gates"), help="folder of toybox_samples.png (default: %(default)s)"
     )
+    parser.add_argument(
+        "--guidance-scale", type=float, default=GUIDANCE, help="of the samples, at least 1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rescale", type=float, default=RESCALE, help="guidance rescale, from 0 to 1 (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer samples, about a minute on one core")
     start = time.time()
     with one_line("gates"):
         options = parser.parse_args(args)
         require_place("--out", options.out)
+        require_range("--guidance-scale", options.guidance_scale, 1)
+        require_range("--rescale", options.rescale, 0, 1)
         folder = toybox_folder() if options.prior == TOYBOX else Path(options.prior)
         sizes = QUICK if options.quick else Sizes()
         missed = run(
-            load_pipeline(options.prior, key="--prior"), sizes, options.out, folder if folder.is_dir() else None
+            load_pipeline(options.prior, key="--prior"),
+            sizes,
+            options.out,
+            folder if folder.is_dir() else None,
+            options.guidance_scale,
+            options.rescale,
         )
     print(f"{len(missed)} figures fall short; {time.time() - start:.0f} s; {options.out}/toybox_samples.png")
     sys.exit(1 if missed else 0)

@@ -55,6 +55,35 @@ def test_a_missing_prior_is_named(tmp_path, capsys):
     assert capsys.readouterr().err.strip().endswith("name another")
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--guidance-scale", "0.5"], "--guidance-scale: 0.5; a finite number of at least 1"),
+        (["--rescale", "1.5"], "--rescale: 1.5 is not in [0, 1]"),
+    ],
+)
+def test_a_scale_out_of_range_is_named(options, named, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*options, "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_samples_are_drawn_at_the_scale_that_was_asked_for(untrained_prior, cache, tmp_path, capsys, monkeypatch):
+    def sample(pipeline, prompts, guidance_scale, steps, rescale):
+        raise KeyError(guidance_scale, rescale)
+
+    monkeypatch.setattr(module, "QUICK", TINY)
+    monkeypatch.setattr(module.metrics, "sample", sample)
+    command = ["--prior", str(untrained_prior), "--out", str(tmp_path), "--quick"]
+    with pytest.raises(KeyError) as asked:
+        main([*command, "--guidance-scale", "1.5", "--rescale", "0"])
+    assert asked.value.args == (1.5, 0.0)
+    with pytest.raises(KeyError) as asked:
+        main(command)
+    assert asked.value.args == (module.GUIDANCE, module.RESCALE)
+
+
 def test_the_table_compares_with_its_goals(capsys):
     table = Table()
     table.row("high enough", 0.5, ">= 0.5")
