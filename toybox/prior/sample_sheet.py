@@ -42,6 +42,5 @@ def sample_sheet(wanted: list[Prompt], samples: Tensor, path: Path) -> None:
     for k, name in enumerate(OBJECTS):
         draw.text((4, 16 + 128 * k + 28), f"{name}\n(truth)", "black")
         draw.text((4, 16 + 128 * k + 92), "sample", "black")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         sheet.save(part, "PNG")
