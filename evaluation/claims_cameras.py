@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from evaluation.claims_3d import Table3D
-from evaluation.claims_pictures import picture, strip
+from evaluation.claims_pictures import save_strips, strip
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_3d import VARIANTS, Setting3D, particles_3d
 
@@ -73,4 +73,4 @@ def write_report(measured: tuple[list[dict], dict[str, torch.Tensor]], folder: P
     rows = [row | {"variant": row["variant"] or "as the preset"} for row in rows]
     lines = grouped_table(rows, {"prompt": "prompt", "variant": "cameras"}, FIGURES)
     write_text(folder / "cameras.md", [f"The NeRF preset in {STEPS} steps, one particle.", "", *lines])
-    picture(strips).save(folder / "cameras-views.png")
+    save_strips(strips, folder / "cameras-views.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from evaluation.claims_2d import view_prompt
-from evaluation.claims_pictures import picture, strips_of
+from evaluation.claims_pictures import save_strips, strips_of
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import PER_STEP, Setting
 
@@ -55,4 +55,4 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     lines = grouped_table(rows, {"prompt": "prompt", "particles": "particles"}, FIGURES)
     write_text(folder / "particles.md", [intro, "", *lines])
     strips = strips_of(shown, lambda run: f"{run.particles} particles", rows=8)
-    picture(strips).save(folder / "particles.png")
+    save_strips(strips, folder / "particles.png")

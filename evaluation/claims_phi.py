@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from evaluation.claims_2d import view_prompt
-from evaluation.claims_pictures import picture, strips_of
+from evaluation.claims_pictures import save_strips, strips_of
 from evaluation.claims_report import write_text
 from evaluation.particles_2d import Setting
 
@@ -76,7 +76,7 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     plot(rows, folder / "phi.png")
     ordered = {run: shown[run] for run in sorted(shown, key=lambda r: (r.prompt, r.kind, r.layers, r.updates, r.lr))}
     strips = strips_of(ordered, lambda run: f"{run.layers}, K {run.updates}, lr {run.lr:g}")
-    picture(strips).save(folder / "phi-particles.png")
+    save_strips(strips, folder / "phi-particles.png")
 
 
 def plot(rows: list[dict], path: Path) -> None:

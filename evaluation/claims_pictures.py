@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from math import ceil
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.files import atomic_write
 from common.pixels import to_uint8
 from evaluation.particles_2d import Setting
 
@@ -50,8 +52,13 @@ def strips_of(shown: dict[Setting, Tensor], name: Callable[[Setting], str], rows
     return strips
 
 
-def picture(strips: dict[str, Tensor]) -> Image.Image:
-    """The strips (H, W, 3) below each other, each under its name."""
+def save_strips(strips: dict[str, Tensor], path: Path) -> None:
+    """Writes the strips below each other, each under its name.
+
+    Args:
+        strips: (H, W, 3), by name.
+        path: The PNG file.
+    """
     font = ImageFont.load_default()
     width = max(max(strip.shape[1], 4 + ceil(font.getlength(name))) for name, strip in strips.items())
     sheet = Image.new("RGB", (width, sum(strip.shape[0] + NAME for strip in strips.values())), "white")
@@ -60,4 +67,5 @@ def picture(strips: dict[str, Tensor]) -> Image.Image:
         draw.text((2, top), name, "black", font)
         sheet.paste(Image.fromarray(to_uint8(strip).numpy()), (0, top + NAME - 1))
         top += strip.shape[0] + NAME
-    return sheet
+    with atomic_write(path) as part:
+        sheet.save(part, "PNG")

@@ -12,7 +12,7 @@ from statistics import mean
 import torch
 
 from evaluation.claims_3d import Table3D
-from evaluation.claims_pictures import picture, strip
+from evaluation.claims_pictures import save_strips, strip
 from evaluation.claims_report import write_text
 from evaluation.particles_3d import Setting3D, particles_3d
 
@@ -102,4 +102,4 @@ def write_report(part: str, measured: tuple[list[dict], dict[str, torch.Tensor]]
         lines.append(f"| {prompt or 'all'} | {len(members)} | " + " | ".join(cells) + " |")
     lines.append("| goal | | " + " | ".join(goal or "" for _, goal in FIGURES.values()) + " |")
     write_text(folder / f"{part}.md", lines)
-    picture(strips).save(folder / f"{part}-views.png")
+    save_strips(strips, folder / f"{part}-views.png")

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from torch import Tensor
 
 from common.files import atomic_write
-from evaluation.claims_pictures import picture
+from evaluation.claims_pictures import save_strips
 
 FIGURES = {  # column: heading, whether larger is better
     "kid_prior": ("KID to the prior's samples", False),
@@ -193,7 +193,7 @@ def write_report(title: str, measured: tuple[list[dict], dict[str, Tensor]], fol
                 lines += paired(rows, column, FIGURES[column][1] is not False, more)
     lines += paired_at_best([row for row in rows if row["kid_prior"] is not None])
     write_text(folder / f"{title}.md", lines)
-    picture(dict(sorted(strips.items()))).save(folder / f"{title}-particles.png")
+    save_strips(dict(sorted(strips.items())), folder / f"{title}-particles.png")
     plot(rows, folder / f"{title}.png")
 
 

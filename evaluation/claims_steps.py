@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evaluation.claims_2d import view_prompt
 from evaluation.claims_particles import FIGURES
-from evaluation.claims_pictures import picture, strips_of
+from evaluation.claims_pictures import save_strips, strips_of
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import Setting
 
@@ -51,4 +51,4 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     write_text(folder / "steps.md", [intro, "", *lines])
     ordered = {run: shown[run] for run in sorted(shown, key=lambda r: (r.prompt, r.kind, r.scale, r.steps))}
     strips = strips_of(ordered, lambda run: f"{run.kind}, scale {run.scale:g}, {run.steps} steps")
-    picture(strips).save(folder / "steps.png")
+    save_strips(strips, folder / "steps.png")

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from evaluation.claims_2d import view_prompt
-from evaluation.claims_pictures import picture, strips_of
+from evaluation.claims_pictures import save_strips, strips_of
 from evaluation.claims_report import grouped_table, write_text
 from evaluation.particles_2d import Setting
 
@@ -54,4 +54,4 @@ def write_report(measured: tuple[list[dict], dict[Setting, Tensor]], folder: Pat
     lines = grouped_table(rows, {"prompt": "prompt", "lr": "phi's lr", "switch": "switch"}, FIGURES)
     write_text(folder / "switches.md", [intro, "", *lines])
     strips = strips_of(shown, lambda run: f"{run.switch or 'no switch'}, phi's lr {run.lr:g}")
-    picture(strips).save(folder / "switches.png")
+    save_strips(strips, folder / "switches.png")

@@ -5,6 +5,7 @@ of an object views of one instance, nor are the backgrounds the same.
 """
 
 import hashlib
+import json
 
 import torch
 from diffusers import DiffusionPipeline
@@ -28,8 +29,9 @@ SCALE = 7.5  # of classifier-free guidance, for a prior whose best scale is not 
 
 
 def fingerprint(pipeline: DiffusionPipeline) -> str:
-    """Eight hexadecimal digits that name the weights of the networks that sampling uses."""
-    digest = hashlib.sha256()
+    """Eight hexadecimal digits that name what samples follow from: the networks' weights and the noise schedule."""
+    schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(schedule, sort_keys=True, default=str).encode())
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         for tensor in part.state_dict().values():
             digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())

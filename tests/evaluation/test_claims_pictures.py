@@ -1,7 +1,8 @@
 import numpy as np
 import torch
+from PIL import Image
 
-from evaluation.claims_pictures import NAME, picture, strip, strips_of
+from evaluation.claims_pictures import NAME, save_strips, strip, strips_of
 from evaluation.particles_2d import Setting
 
 RUN = Setting("a red car", "vsd", 1.0, particles=11)
@@ -17,7 +18,7 @@ def test_a_strip_has_eight_pictures_to_a_row_and_ends_in_white():
     assert strip(pictures[:3]).shape == (2, 6, 3)
 
 
-def test_runs_of_two_prompts_and_the_samples_have_strips_of_their_own_in_the_given_order():
+def test_runs_of_two_prompts_and_the_samples_have_strips_of_their_own_in_the_given_order(tmp_path):
     grey = {RUN: 0.2, Setting("a red car", "prior", 1.0): 0.4, Setting("a blue car", "vsd", 1.0, 11): 0.6}
     shown = {run: torch.full((run.particles, 3, 64, 64), value) for run, value in grey.items()}
     strips = strips_of(shown, lambda run: f"{run.particles} particles", rows=2)
@@ -26,13 +27,19 @@ def test_runs_of_two_prompts_and_the_samples_have_strips_of_their_own_in_the_giv
         "a red car: the prior's samples, scale 1",
         "a blue car: 11 particles",
     ]
-    sheet = np.asarray(picture(strips))
+    save_strips(strips, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as image:
+        sheet = np.asarray(image)
     assert sheet.shape == (2 * 128 + 64 + 3 * NAME, 512, 3)
     tops = (NAME, 128 + 2 * NAME, 128 + 64 + 3 * NAME)
     assert [sheet[top + 10, 10, 0] for top in tops] == [51, 102, 153]
 
 
-def test_a_sheet_is_as_wide_as_its_longest_name():
-    narrow = picture({"one": torch.zeros(64, 64, 3)}).width
-    wide = picture({"one": torch.zeros(64, 64, 3), "a name of more letters than fit": torch.zeros(64, 64, 3)}).width
-    assert narrow == 64 and wide > 100
+def test_a_sheet_is_as_wide_as_its_longest_name(tmp_path):
+    widths = []
+    for names in (["one"], ["one", "a name of more letters than fit"]):
+        save_strips({name: torch.zeros(64, 64, 3) for name in names}, tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            widths.append(sheet.width)
+    assert widths[0] == 64 and widths[1] > 100
+    assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
