@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,6 +178,14 @@ def test_make_prior_runs_all_parts_in_order_and_resumes_where_it_stopped(tmp_pat
     (tmp_path / "runs" / "prior-half").mkdir()
     (tmp_path / "runs" / "prior-half" / "model_index.json").touch()
     assert make(tmp_path) == []
+
+
+def test_make_prior_trains_in_bfloat16_only_where_the_device_multiplies_it(tmp_path):
+    flags = Path("/proc/cpuinfo")
+    has = flags.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.read_text().split())
+    cases = {"": "bf16-mixed" if has else "32-true", "DEVICE=cuda": "bf16-mixed", "PRECISION=16-mixed": "16-mixed"}
+    for words, precision in cases.items():
+        assert all(f"--trainer.precision={precision} " in line for line in make(tmp_path, *words.split())[:3])
 
 
 @pytest.mark.parametrize("part", TRAINED)
