@@ -190,6 +190,25 @@ def sector_instances(name: str, colour: str, sector: int, count: int, first: int
     return Truth(*_cached(stem, name, colour, first, orbits, size), middle)
 
 
+def captioned_instances(name: str, colour: str, cameras: Orbit, count: int, first: int, size: int = SIZE) -> Truth:
+    """True instances seen by random cameras that share the view words of some cameras, as a prior draws them.
+
+    Args:
+        name: A key of OBJECTS.
+        colour: A key of COLOURS.
+        cameras: V cameras, none from overhead.
+        count: N.
+        first: The first one's number.
+        size: Pixels of a side.
+
+    Returns:
+        N instances in V views.
+    """
+    sectors = VIEWS.index(cameras.azimuth, cameras.elevation).tolist()
+    views = [sector_instances(name, colour, sector, count, first, size) for sector in sectors]
+    return Truth(torch.cat([view.rgba for view in views], 1), torch.cat([view.parts for view in views], 1), cameras)
+
+
 def _cached(stem: str, name: str, colour: str, first: int, orbits: list[Orbit], size: int) -> tuple[Tensor, Tensor]:
     """The rgba and parts of instances first, first + 1, ..., each seen by its cameras; from the cache or rendered."""
     path = cache_folder() / f"instances-v{VERSION}-{PARTS_KEY}" / f"{stem.replace(' ', '-')}.safetensors"

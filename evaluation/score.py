@@ -15,12 +15,9 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from PIL import Image
-
 from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, one_line, require_place
 from common.errors import InputError
-from common.pixels import to_uint8
 from evaluation.clip import CLIPFigures, CLIPJudge
 from evaluation.kid import FEW
 from evaluation.measures import COLUMNS, Figures, Yardstick, load_judges, truth_for
@@ -29,6 +26,7 @@ from evaluation.prior_samples import prior_samples, view_samples
 from evaluation.runs import Result, load_result, record_of
 from evaluation.sheet import contact_sheet
 from lightning_modules.cli import silence
+from lightning_modules.run.pictures import save_picture
 from toybox.world.captions import parse_prompt
 
 SHEET = "score.png"
@@ -156,10 +154,8 @@ def export(results: list[Result], folder: Path) -> None:
     for result in results:
         run = "-".join(result.folder.absolute().parts[-3:])
         for i, views in enumerate(result.pictures.rgb):
-            place = folder / run / f"particle{i}"
-            place.mkdir(parents=True, exist_ok=True)
             for k, view in enumerate(views):
-                Image.fromarray(to_uint8(view.permute(1, 2, 0)).numpy()).save(place / f"{k}.png")
+                save_picture(view.permute(1, 2, 0), folder / run / f"particle{i}" / f"{k}.png")
 
 
 def require_toybox(folder: Path) -> None:

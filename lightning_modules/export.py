@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.checks import require_range
 from common.command_line import OneLineArguments, a_path, require_place
 from common.errors import InputError
 from common.files import atomic_write
-from common.pixels import to_uint8
 from lightning_modules.finished import FinishedParticle, FinishedRun, load_finished
+from lightning_modules.run.pictures import save_picture
 from lightning_modules.texture import LARGEST_TEXTURE
 from lightning_modules.textured_mesh import about
 from scene.cameras import Cameras, Orbit
@@ -134,8 +133,7 @@ def write_views(run: FinishedRun, index: int, folder: Path, views: int, size: in
     frames = []
     for i, picture in enumerate(pictures(run.particles[index], cameras)):
         name = f"images/{i:04d}.png"
-        with atomic_write(folder / name) as part:
-            Image.fromarray(to_uint8(picture).numpy()).save(part, format="PNG")
+        save_picture(picture, folder / name)
         frames.append({"file_path": name, "transform_matrix": cameras.camera_to_world[i].tolist()})
     focal = 0.5 * size / np.tan(np.deg2rad(run.fovy) / 2)
     lens = {"w": size, "h": size, "fl_x": focal, "fl_y": focal, "cx": size / 2, "cy": size / 2}

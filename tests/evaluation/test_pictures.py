@@ -1,6 +1,14 @@
 import torch
 
-from evaluation.pictures import Pictures, Truth, sector_instances, true_instances, white, with_found_masks
+from evaluation.pictures import (
+    Pictures,
+    Truth,
+    captioned_instances,
+    sector_instances,
+    true_instances,
+    white,
+    with_found_masks,
+)
 from evaluation.truth_distance import TRUTH_SEED
 from scene.cameras import turntable
 from toybox.world.captions import VIEWS
@@ -59,6 +67,17 @@ def test_sector_instances_show_one_view_word_from_many_cameras(tmp_path, monkeyp
     assert VIEWS.words[int(VIEWS.index(truth.cameras.azimuth, torch.zeros(1)))] == "left side view"
     areas = truth.rgba[:, 0, 3].mean((1, 2))
     assert areas.std() > 0 and len(truth.over(white(4, 1))) == 4
+    sector_instances.cache_clear()
+
+
+def test_captioned_instances_put_sectors_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("VSD_CACHE", str(tmp_path))
+    sector_instances.cache_clear()
+    cameras = turntable(4, elevation=15.0)
+    truth = captioned_instances("car", "red", cameras, 3, 5, 32)
+    assert truth.rgba.shape == (3, 4, 4, 32, 32) and truth.parts.shape == (3, 4, 32, 32)
+    left = sector_instances("car", "red", VIEWS.words.index("left side view"), 3, 5, 32)
+    assert torch.equal(truth.rgba[:, 1:2], left.rgba) and torch.equal(truth.parts[:, 1:2], left.parts)
     sector_instances.cache_clear()
 
 
