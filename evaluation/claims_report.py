@@ -185,12 +185,14 @@ def write_report(title: str, measured: tuple[list[dict], dict[str, Tensor]], fol
     """
     rows, strips = measured
     lines = table(rows)
-    lines += ["", "VSD against SDS at the same scale, prompt, number of particles and seed (sign test):", ""]
-    lines += ["| figure | scale | VSD better | p |", "|---|---|---|---|"]
+    same = []
     for column in TESTED:
         if column in rows[0]:
             for more in ("", ", decay"):
-                lines += paired(rows, column, FIGURES[column][1] is not False, more)
+                same += paired(rows, column, FIGURES[column][1] is not False, more)
+    if same:
+        lines += ["", "VSD against SDS at the same scale, prompt, number of particles and seed (sign test):", ""]
+        lines += ["| figure | scale | VSD better | p |", "|---|---|---|---|", *same]
     lines += paired_at_best([row for row in rows if row["kid_prior"] is not None])
     write_text(folder / f"{title}.md", lines)
     save_strips(dict(sorted(strips.items())), folder / f"{title}-particles.png")
