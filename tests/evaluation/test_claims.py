@@ -73,6 +73,7 @@ def test_the_command_line_chooses_runs_in_the_place_of_the_plan(tmp_path, blind_
     figures = ("prompt", "kind", "scale", "particles", "seed", "steps")
     expected = ["a red car, front left view", "sds", "2.0", "3", "0", "4"]
     assert [[row[name] for name in figures] for row in rows] == [expected]
+    assert "sign test" not in (tmp_path / "2d.md").read_text(), "one method alone has no pairs"
 
 
 def test_another_prior_makes_runs_of_its_own(tmp_path, monkeypatch, blind_judges):
