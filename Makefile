@@ -71,7 +71,7 @@ docs: $(READY)
 DEVICE ?= cpu
 COMPILE ?= true
 PROCESSES ?= $(if $(filter cuda,$(DEVICE)),1,2)
-BFLOAT16 := $(filter cuda,$(DEVICE))$(shell grep -m1 -owE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null)
+BFLOAT16 = $(filter cuda,$(DEVICE))$(shell grep -m1 -owE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null)
 PRECISION ?= $(if $(BFLOAT16),bf16-mixed,32-true)
 PARTS := runs/prior-training
 
